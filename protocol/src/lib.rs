@@ -1,1 +1,47 @@
-//! Placeholder while the workspace is laid.
+//! The words that sites exchange and the decisions they take.
+//!
+//! Everything here is pure: no clock, no IO, no random source, no floating point. Time comes in as an argument and
+//! what should happen goes out as values, so that the node and the simulator drive the very same code.
+//!
+//! Invariant: this crate is `no_std`; a socket, a file or `Instant::now()` does not compile in it.
+//! Invariant: what is replicated is integers only, so that all replicas compute the same.
+
+#![no_std]
+#![forbid(unsafe_code)]
+#![deny(clippy::float_arithmetic)]
+
+extern crate alloc;
+#[cfg(test)]
+extern crate std;
+
+pub mod bounded;
+pub mod codec;
+pub mod id;
+pub mod signed;
+pub mod units;
+
+pub mod capacity;
+pub mod container;
+pub mod report;
+
+pub mod abort;
+pub mod award;
+pub mod bid;
+pub mod done;
+pub mod event;
+pub mod manifest;
+pub mod membership;
+pub mod message;
+pub mod offer;
+pub mod receipt;
+pub mod register;
+pub mod yield_;
+
+pub mod auction;
+
+pub use codec::{Malformed, decode, encode};
+pub use event::Event;
+pub use id::{ClientId, ContainerId, Hash, ImageId, MeshId, OfferId, RecordId, SiteId};
+pub use message::Message;
+pub use signed::{Forged, Signable, Signature, Signed, Verified};
+pub use units::{Address, Bytes, Dbm, Epoch, MilliCpu, Millis, PerMille, Time};

@@ -1,0 +1,204 @@
+//! Signatures that cannot be taken for another kind of word or for another mesh.
+
+use alloc::vec::Vec;
+use core::fmt;
+use core::ops::Deref;
+
+use ed25519_dalek::{Signer, SigningKey, VerifyingKey};
+use serde::de::DeserializeOwned;
+use serde::ser::SerializeTuple;
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+
+use crate::codec::{Malformed, encode};
+use crate::id::{MeshId, SiteId};
+
+/// What may be signed: its domain keeps a signature on one kind of word from serving for another.
+pub trait Signable: Serialize {
+    /// Unique for the kind of word, for example `godwit/record`.
+    const DOMAIN: &'static str;
+    /// Whose key signs it: a site's or a client's.
+    type Author: Copy + Eq + fmt::Debug + fmt::Display + AsRef<[u8; 32]> + Serialize + DeserializeOwned;
+}
+
+/// An ed25519 signature.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Signature(pub [u8; 64]);
+
+/// A word with its author and signature, as it comes from outside: not to be trusted before [`Signed::verify`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(bound(deserialize = "T: Deserialize<'de>"))]
+pub struct Signed<T: Signable> {
+    /// What is said.
+    pub body: T,
+    /// Who says it.
+    pub author: T::Author,
+    /// Over domain, mesh and body.
+    pub signature: Signature,
+}
+
+/// A word whose signature was checked. Only [`Signed::verify`] and [`Signed::sign`] make one.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(transparent)]
+pub struct Verified<T: Signable>(Signed<T>);
+
+/// Why a signature is refused.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Forged {
+    /// The author is not a point of the curve.
+    #[error("{0} is not an ed25519 public key")]
+    NoKey(alloc::string::String),
+    /// The signature is not the author's over this word in this mesh.
+    #[error("the signature is not {0}'s over this {1} in this mesh")]
+    NoMatch(alloc::string::String, &'static str),
+    /// The body has no canonical form.
+    #[error("the signed body has no canonical form")]
+    Malformed(#[from] Malformed),
+}
+
+/// The bytes that are signed for a body in a mesh.
+///
+/// # Errors
+/// [`Malformed`] if the body is too large.
+pub fn signing_bytes<T: Signable>(mesh: &MeshId, body: &T) -> Result<Vec<u8>, Malformed> {
+    let body = encode(body)?;
+    let mut bytes = Vec::with_capacity(T::DOMAIN.len() + 1 + 32 + body.len());
+    bytes.extend_from_slice(T::DOMAIN.as_bytes());
+    bytes.push(0); // no domain contains a zero: none is the beginning of another
+    bytes.extend_from_slice(&mesh.0);
+    bytes.extend_from_slice(&body);
+    Ok(bytes)
+}
+
+/// Whether `signature` is the key's over the bytes, by the strict equation: all replicas agree on crafted signatures too.
+#[must_use]
+pub fn verify_bytes(key: &[u8; 32], bytes: &[u8], signature: &Signature) -> bool {
+    VerifyingKey::from_bytes(key)
+        .is_ok_and(|key| key.verify_strict(bytes, &ed25519_dalek::Signature::from_bytes(&signature.0)).is_ok())
+}
+
+impl<T: Signable> Signed<T> {
+    /// Signs a body with a key whose public half becomes the author.
+    ///
+    /// # Errors
+    /// [`Malformed`] if the body is too large.
+    pub fn sign(mesh: &MeshId, key: &SigningKey, body: T) -> Result<Verified<T>, Malformed>
+    where
+        T::Author: From<VerifyingKey>,
+    {
+        let signature = Signature(key.sign(&signing_bytes(mesh, &body)?).to_bytes());
+        Ok(Verified(Self { body, author: key.verifying_key().into(), signature }))
+    }
+
+    /// Checks the signature.
+    ///
+    /// # Errors
+    /// [`Forged`] says why it does not hold.
+    pub fn verify(self, mesh: &MeshId) -> Result<Verified<T>, Forged> {
+        let author = alloc::format!("{}", self.author);
+        let key = VerifyingKey::from_bytes(self.author.as_ref()).map_err(|_| Forged::NoKey(author.clone()))?;
+        let signature = ed25519_dalek::Signature::from_bytes(&self.signature.0);
+        key.verify_strict(&signing_bytes(mesh, &self.body)?, &signature)
+            .map_err(|_| Forged::NoMatch(author, T::DOMAIN))?;
+        Ok(Verified(self))
+    }
+}
+
+impl<T: Signable> Verified<T> {
+    /// The word with its signature, to be sent on.
+    #[must_use]
+    pub fn into_signed(self) -> Signed<T> {
+        self.0
+    }
+}
+
+impl<T: Signable> Deref for Verified<T> {
+    type Target = Signed<T>;
+
+    fn deref(&self) -> &Signed<T> {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Signature {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Signature({:02x}{:02x}…)", self.0[0], self.0[1])
+    }
+}
+
+// Serde derives arrays of up to 32 elements only.
+impl Serialize for Signature {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        if serializer.is_human_readable() {
+            let hex: alloc::string::String = self.0.iter().map(|byte| alloc::format!("{byte:02x}")).collect();
+            return serializer.serialize_str(&hex);
+        }
+        let mut tuple = serializer.serialize_tuple(64)?;
+        for byte in &self.0 {
+            tuple.serialize_element(byte)?;
+        }
+        tuple.end()
+    }
+}
+
+impl<'de> Deserialize<'de> for Signature {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let (left, right) = if deserializer.is_human_readable() {
+            let text = alloc::string::String::deserialize(deserializer)?;
+            let (left, right) = text.split_at_checked(64).ok_or_else(|| de::Error::custom("signature too short"))?;
+            (
+                left.parse::<SiteId>().map_err(de::Error::custom)?.0,
+                right.parse::<SiteId>().map_err(de::Error::custom)?.0,
+            )
+        } else {
+            <([u8; 32], [u8; 32])>::deserialize(deserializer)?
+        };
+        let mut bytes = [0; 64];
+        bytes[..32].copy_from_slice(&left);
+        bytes[32..].copy_from_slice(&right);
+        Ok(Self(bytes))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::codec::decode;
+
+    #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+    struct Word(u64);
+    impl Signable for Word {
+        const DOMAIN: &'static str = "godwit/test-word";
+        type Author = SiteId;
+    }
+
+    #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+    struct Other(u64);
+    impl Signable for Other {
+        const DOMAIN: &'static str = "godwit/test-other";
+        type Author = SiteId;
+    }
+
+    fn key() -> SigningKey {
+        SigningKey::from_bytes(&[7; 32])
+    }
+
+    const MESH: MeshId = MeshId([1; 32]);
+
+    #[test]
+    fn a_signed_word_survives_the_wire() {
+        let word = Signed::sign(&MESH, &key(), Word(5)).unwrap();
+        let back: Signed<Word> = decode(&encode(&word).unwrap()).unwrap();
+        assert_eq!(back.verify(&MESH).unwrap(), word);
+    }
+
+    #[test]
+    fn a_signature_does_not_serve_for_another_mesh_word_body_or_author() {
+        let word = Signed::sign(&MESH, &key(), Word(5)).unwrap().into_signed();
+        assert!(word.clone().verify(&MeshId([2; 32])).is_err());
+        assert!(Signed { body: Word(6), ..word.clone() }.verify(&MESH).is_err());
+        let other = Signed { body: Other(5), author: word.author, signature: word.signature };
+        assert!(other.verify(&MESH).is_err());
+        let stranger = SigningKey::from_bytes(&[8; 32]).verifying_key().into();
+        assert!(Signed { author: stranger, ..word }.verify(&MESH).is_err());
+    }
+}
