@@ -1,1 +1,14 @@
-//! Placeholder
+//! Everything of a site that touches the world: network, container engine, disk, operator.
+//!
+//! Invariant: whoever performs never decides; decisions are `godwit_protocol::site`'s and `godwit_ledger::replica`'s.
+//! Invariant: the CLI reaches a site only through [`api`].
+
+pub mod api;
+pub mod chunks;
+pub mod cli;
+pub mod config;
+pub mod journal;
+pub mod monitor;
+pub mod net;
+pub mod run;
+pub mod runtime;

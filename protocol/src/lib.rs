@@ -38,6 +38,7 @@ pub mod register;
 pub mod yield_;
 
 pub mod auction;
+pub mod word;
 
 pub use codec::{Malformed, decode, encode};
 pub use event::Event;

@@ -1,0 +1,80 @@
+//! Genesis: the document that founds a mesh. Its hash is the mesh's identity, so it never changes.
+
+use godwit_protocol::bounded::{List, Text};
+use godwit_protocol::membership::{MAX_VALIDATORS, Member, Role};
+use godwit_protocol::{Address, Hash, MeshId, Time, encode};
+use serde::{Deserialize, Serialize};
+
+/// The most founding members; later ones come by membership records.
+pub const MAX_FOUNDERS: usize = 256;
+
+/// What the founders agreed on, out of band.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Genesis {
+    /// For people.
+    pub name: Text<63>,
+    /// When it was written: the first block is later.
+    pub founded: Time,
+    /// First address of the containers' range.
+    pub network: Address,
+    /// Length of the range's prefix, 8 to 30.
+    pub prefix: u8,
+    /// How far the validators' clocks may differ, in ms.
+    pub clock_bound_ms: u64,
+    /// The founding members, sorted by key.
+    pub members: List<Member, MAX_FOUNDERS>,
+}
+
+/// Why a genesis founds no mesh.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BadGenesis {
+    /// Nobody to agree.
+    #[error("it names {0} validators; there must be 1 to {MAX_VALIDATORS}")]
+    Validators(usize),
+    /// Sorted and unique, so that one membership has one hash.
+    #[error("the members are not sorted by key, or one occurs twice")]
+    Order,
+    /// Not an IPv4 range of use.
+    #[error("{0}/{1} is not a range of IPv4 addresses with a prefix of 8 to 30 bits")]
+    Range(Address, u8),
+}
+
+impl Genesis {
+    /// The identity of the mesh that this genesis founds.
+    ///
+    /// # Panics
+    /// Never: the bounds of its fields keep it below the codec's limit.
+    #[must_use]
+    pub fn mesh(&self) -> MeshId {
+        let bytes = encode(self).expect("a genesis is bounded below the codec's limit");
+        MeshId(Hash::of_parts("godwit/genesis", &[&bytes]).0)
+    }
+
+    /// Whether it can found a mesh.
+    ///
+    /// # Errors
+    /// [`BadGenesis`] says why not.
+    pub fn check(&self) -> Result<(), BadGenesis> {
+        let validators = self.members.iter().filter(|member| member.role == Role::Validator).count();
+        if !(1..=MAX_VALIDATORS).contains(&validators) {
+            return Err(BadGenesis::Validators(validators));
+        }
+        if self.members.windows(2).any(|pair| pair[0].site >= pair[1].site) {
+            return Err(BadGenesis::Order);
+        }
+        let host_bits = 32_u32.saturating_sub(u32::from(self.prefix));
+        if !(8..=30).contains(&self.prefix) || self.network.0.to_bits() & ((1 << host_bits) - 1) != 0 {
+            return Err(BadGenesis::Range(self.network, self.prefix));
+        }
+        Ok(())
+    }
+
+    /// Whether a container may have this address: inside the range, neither its first, its last nor the gateway's
+    /// (the first after the network's own).
+    #[must_use]
+    pub fn admits(&self, address: Address) -> bool {
+        let (network, bits) = (self.network.0.to_bits(), address.0.to_bits());
+        let size = 1_u32 << (32 - u32::from(self.prefix));
+        bits.checked_sub(network).is_some_and(|offset| offset >= 2 && offset < size - 1)
+    }
+}

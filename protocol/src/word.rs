@@ -1,0 +1,22 @@
+//! What two sites say to each other directly during a handoff, over an authenticated connection.
+
+use serde::{Deserialize, Serialize};
+
+use crate::id::OfferId;
+use crate::signed::Signed;
+use crate::yield_::Yield;
+
+/// One direct word.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Word {
+    /// Source to target: frozen, and yours once your receipt is committed. Repeated until the ledger shows the receipt.
+    Yield(Signed<Yield>),
+    /// Target to source: preparing; the source need not give up on it yet.
+    Preparing {
+        /// The offer.
+        offer: OfferId,
+        /// The attempt.
+        attempt: u32,
+    },
+}
