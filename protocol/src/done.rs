@@ -18,11 +18,13 @@ pub struct Done {
     pub late_root: Hash,
 }
 
-/// The container's standstill, as the target saw it, in parts that follow each other.
+/// Where a handoff's time went. All but `prepare_ms` is standstill, in parts that follow each other.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Spans {
     /// Award to `Ready`: while the container runs.
     pub prepare_ms: Millis,
+    /// From stopping the container to `Yield`, as the source said in it.
+    pub freeze_ms: Millis,
     /// From the arrival of `Yield` until the checkpoint was here and verified.
     pub fetch_ms: Millis,
     /// Until the receipt was committed.

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::id::OfferId;
+use crate::report::Report;
 use crate::signed::Signed;
 use crate::yield_::Yield;
 
@@ -12,6 +13,8 @@ use crate::yield_::Yield;
 pub enum Word {
     /// Source to target: frozen, and yours once your receipt is committed. Repeated until the ledger shows the receipt.
     Yield(Signed<Yield>),
+    /// A client's report that reached a site which does not own its containers.
+    Report(Signed<Report>),
     /// Target to source: preparing; the source need not give up on it yet.
     Preparing {
         /// The offer.

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::id::{Hash, OfferId, SiteId};
 use crate::signed::Signable;
-use crate::units::Epoch;
+use crate::units::{Epoch, Millis};
 
 /// The frozen container, named by the root of its manifest, may be taken over by the target in this attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -17,6 +17,8 @@ pub struct Yield {
     pub target: SiteId,
     /// The epoch that ends.
     pub epoch: Epoch,
+    /// From stopping the container to this word, as the source measured it.
+    pub freeze_ms: Millis,
     /// Root of the manifest of all that must arrive before the container may run.
     pub root: Hash,
 }
