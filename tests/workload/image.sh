@@ -6,6 +6,7 @@
 # Needs cargo, GNU tar and sha256sum; no engine. The same program gives the same bytes, hence the same image ID, which
 # is printed. The image is godwit-workload:latest.
 set -euo pipefail
+export LC_ALL=C # one order of names everywhere
 
 [ $# -eq 1 ] || { echo "usage: $0 OUT.tar" >&2; exit 2; }
 out=$(realpath -m -- "$1")
@@ -34,8 +35,9 @@ chmod 1777 "$work/root/tmp"
 install -m 755 "$CARGO_TARGET_DIR/$target/release/workload" "$work/root/workload"
 
 pack() { # DIRECTORY OUT: the same content gives the same bytes
-    ls -A "$1" | tar --create --file "$2" --directory "$1" --format=ustar --sort=name --mtime=@0 --owner=0 --group=0 \
-        --numeric-owner --verbatim-files-from --files-from=-
+    find "$1" -mindepth 1 -maxdepth 1 -printf '%P\n' | sort |
+        tar --create --file "$2" --directory "$1" --format=ustar --sort=name --mtime=@0 --owner=0 --group=0 \
+            --numeric-owner --verbatim-files-from --files-from=-
 }
 digest() { sha256sum "$1" | cut -d' ' -f1; }
 

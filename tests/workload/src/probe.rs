@@ -35,6 +35,8 @@ pub struct Observation {
     /// Why the connection ended before the probe did.
     broken: Option<String>,
     elapsed: Duration,
+    /// Since the last line: a connection that nobody serves any more does not break, it falls silent.
+    silent_ns: u64,
 }
 
 /// Keeps one connection to `address` for `length`, or until `stop`, or until it breaks.
@@ -127,6 +129,7 @@ impl Observation {
     fn end(&mut self, now_ns: u64, elapsed: Duration) {
         self.elapsed = elapsed;
         if self.last_seq > 0 {
+            self.silent_ns = now_ns.saturating_sub(self.last_arrival_ns);
             self.arrivals.tick(now_ns);
         }
         if let Some(sent_ns) = self.unanswered.front() {
@@ -137,7 +140,7 @@ impl Observation {
     pub fn json(&self) -> String {
         let text = |value: &Option<String>| value.as_ref().map_or("null".into(), |text| format!("{text:?}"));
         format!(
-            r#"{{"seconds":{},"lines":{},"max_stall_ms":{},"max_server_gap_ms":{},"pings":{},"answers":{},"max_round_trip_ms":{},"unbroken":{},"flaw":{},"connection_broken":{},"broken_by":{},"last_line_ns":{},"stalls":{}}}"#,
+            r#"{{"seconds":{},"lines":{},"max_stall_ms":{},"max_server_gap_ms":{},"pings":{},"answers":{},"max_round_trip_ms":{},"unbroken":{},"flaw":{},"connection_broken":{},"broken_by":{},"silent_ms":{},"stalls":{}}}"#,
             self.elapsed.as_secs_f64(),
             self.last_seq,
             self.arrivals.max_gap_ms(),
@@ -149,7 +152,7 @@ impl Observation {
             text(&self.flaw),
             self.broken.is_some(),
             text(&self.broken),
-            self.last_arrival_ns,
+            ms(self.silent_ns),
             self.arrivals.recent_json(),
         )
     }
@@ -157,7 +160,7 @@ impl Observation {
     /// A line for people.
     pub fn text(&self) -> String {
         format!(
-            "max stall {} ms, {} lines in {:.1} s, sequence {}, connection {}, {} of {} pings answered, slowest {} ms",
+            "max stall {} ms, {} lines in {:.1} s, sequence {}, connection {}, {} of {} pings answered, slowest {} ms, silent for {} ms at the end",
             self.arrivals.max_gap_ms(),
             self.last_seq,
             self.elapsed.as_secs_f64(),
@@ -166,6 +169,7 @@ impl Observation {
             self.answers,
             self.pings,
             ms(self.max_round_trip_ns),
+            ms(self.silent_ns),
         )
     }
 }
@@ -203,7 +207,10 @@ mod tests {
     fn silence_at_the_end_counts() {
         let mut seen = after(&[("1 1", 1), ("2 2", 11)]);
         seen.end(5011 * MS, Duration::from_secs(5));
-        assert_eq!((seen.arrivals.max_gap_ms(), seen.max_round_trip_ns), ("5000.000".into(), 5011 * MS));
+        assert_eq!(
+            (seen.arrivals.max_gap_ms(), seen.silent_ns, seen.max_round_trip_ns),
+            ("5000.000".into(), 5000 * MS, 5011 * MS)
+        );
     }
 
     #[test]

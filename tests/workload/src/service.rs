@@ -1,4 +1,14 @@
-//! The state of a running workload, and what it answers.
+//! The state of a running workload, and what it answers, in JSON.
+//!
+//! | request | answer |
+//! | --- | --- |
+//! | `GET /` | instance, pid, ticks, uptime_ms, generation, pages_written, memory_mb, max_gap_ms, wrong_pages (of the latest verification, or null), acknowledged (how many) |
+//! | `GET /gaps` | the largest gap between two ticks, and the latest ones above 20 ms, newest first |
+//! | `POST /reset` | forgets the gaps (GET does too) |
+//! | `GET /verify` | walks all memory; how many pages are wrong, and the first of them |
+//! | `GET /journal` | reads the file back: whether its sequence is unbroken and what it holds is what was acknowledged |
+//! | `POST /acknowledge?n=K` | K, made durable before the answer; and how many there are now |
+//! | `GET /acknowledged` | all values, in the order of their acknowledgement |
 
 use std::fmt::Write;
 use std::sync::{Mutex, MutexGuard};
