@@ -38,6 +38,10 @@ pub mod register;
 pub mod yield_;
 
 pub mod auction;
+pub mod effect;
+pub mod handoff;
+pub mod policy;
+pub mod site;
 pub mod word;
 
 pub use codec::{Malformed, decode, encode};

@@ -1,0 +1,348 @@
+//! The source's side of one handoff.
+
+use alloc::vec;
+use alloc::vec::Vec;
+
+use super::{Action, Effect, Input, Notice, Open, Outcome, Patience, Promise, Stage, Step, Task, What};
+use crate::abort::{Abort, Then};
+use crate::award::Award;
+use crate::bid::Reason;
+use crate::bounded::Text;
+use crate::event::Event;
+use crate::id::{ContainerId, Hash, OfferId, SiteId};
+use crate::message::Message;
+use crate::units::{Bytes, Epoch, Millis, Time};
+use crate::yield_::Yield;
+
+/// How often a `Yield` is repeated until the ledger shows that it arrived.
+const REPEAT: Millis = Millis(500);
+
+/// How often a failed thaw is tried again: the container stands still meanwhile.
+const THAW_AGAIN: Millis = Millis(2_000);
+
+/// The source of one offer, from its opening to its end.
+#[derive(Clone, Debug)]
+pub struct Source {
+    offer: OfferId,
+    container: ContainerId,
+    epoch: Epoch,
+    patience: Patience,
+    award: Option<Award>,
+    attempt: u32,
+    target: Option<SiteId>,
+    phase: Phase,
+    /// When the phase began or its counterpart last gave a sign of life.
+    since: Time,
+    /// When something was last said, to be said again.
+    said: Time,
+    /// When the container was stopped.
+    froze: Time,
+}
+
+/// Where the source stands. Each frozen phase leads out only by the ledger or by a promise that was never made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    /// H1: until the award.
+    Bidding,
+    /// H4: until `Ready`.
+    Serving,
+    /// H5: until all is on disk.
+    Freezing,
+    /// H6: `Yield` is out, the copy is kept.
+    Yielded { root: Hash, bytes: Bytes, freeze: Millis },
+    /// An `Abort` of ours is before the ledger.
+    Aborting { frozen: bool, then: Then },
+    /// Making the container run again, then the next attempt or the end.
+    Thawing { over: bool },
+    /// H7: the target owns it.
+    Handed,
+    /// H8: deleting.
+    Releasing,
+    /// Nothing is left to do.
+    Over,
+}
+
+impl Source {
+    /// An offer of ours was committed.
+    #[must_use]
+    pub fn open(now: Time, offer: OfferId, container: ContainerId, epoch: Epoch, patience: Patience) -> Self {
+        Self {
+            offer,
+            container,
+            epoch,
+            patience,
+            award: None,
+            attempt: 0,
+            target: None,
+            phase: Phase::Bidding,
+            since: now,
+            said: now,
+            froze: now,
+        }
+    }
+
+    /// Goes on after a restart, from what the ledger says and what was promised.
+    #[must_use]
+    pub fn recover(now: Time, open: &Open, promises: &[Promise], patience: Patience) -> (Self, Vec<Effect>) {
+        let mut this = Self::open(now, open.id, open.body.container, open.body.epoch, patience);
+        this.award.clone_from(&open.award);
+        this.attempt = open.attempt;
+        this.target = open.award.as_ref().and_then(|award| award.winner(open.attempt));
+        let yielded = promises.iter().rev().find_map(|promise| match promise {
+            Promise::Yield(body) if body.offer == open.id && body.attempt == open.attempt => Some(*body),
+            _ => None,
+        });
+        let froze =
+            promises.iter().any(|promise| matches!(promise, Promise::Freeze { offer, .. } if *offer == open.id));
+        let effects = match (open.stage, yielded) {
+            (Stage::Received, _) => {
+                this.phase = Phase::Handed;
+                vec![]
+            }
+            (_, Some(body)) => {
+                this.phase = Phase::Yielded { root: body.root, bytes: Bytes(0), freeze: body.freeze_ms };
+                // The host serves the frozen state again; it is on disk.
+                this.target.map_or_else(Vec::new, |target| vec![this.act(Action::Freeze { target })])
+            }
+            (Stage::Bidding, None) => vec![],
+            // A freeze that was cut short, or a `Ready` that is no longer fresh: make it run, then the next in line.
+            (Stage::Awarded | Stage::Ready, None) if froze || open.stage == Stage::Ready => {
+                let mut effects = vec![this.act(Action::Thaw)];
+                effects.extend(this.abort(
+                    now,
+                    false,
+                    Then::Next,
+                    Reason::Failed(Text::clipped("the source was restarted")),
+                ));
+                effects
+            }
+            (Stage::Awarded | Stage::Ready, None) => this.serve(now),
+        };
+        (this, effects)
+    }
+
+    /// Whether nothing is left to do.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        self.phase == Phase::Over
+    }
+
+    /// Whether the container stands still here.
+    #[must_use]
+    pub fn is_frozen(&self) -> bool {
+        Self::stopped(self.phase)
+    }
+
+    /// What follows from an input.
+    pub fn step(&mut self, now: Time, input: Input) -> Vec<Effect> {
+        match (self.phase, input) {
+            (_, Input::Ledger(at, event)) => self.committed(now, at, event),
+
+            // H4
+            (Phase::Serving, Input::Preparing(attempt)) if attempt == self.attempt => {
+                self.since = now;
+                vec![]
+            }
+            (Phase::Serving, Input::Outcome(Action::Serve { .. }, Outcome::Failed(reason))) => {
+                let mut effects = vec![self.failed(Action::Serve { target: self.peer() }, reason.clone())];
+                effects.extend(self.abort(now, false, Then::End, reason));
+                effects
+            }
+            (Phase::Serving, Input::Tick) if now.since(self.since) > self.patience.ready => {
+                self.abort(now, false, Then::Next, Reason::Silent)
+            }
+
+            // H5
+            (Phase::Freezing, Input::Outcome(Action::Freeze { .. }, Outcome::Frozen { root, bytes })) => {
+                self.yield_(now, root, bytes)
+            }
+            (Phase::Freezing, Input::Outcome(action @ Action::Freeze { .. }, Outcome::Failed(reason))) => {
+                // What cannot be frozen for one target cannot for the next. The engine says that it runs on; make sure.
+                let mut effects = vec![self.failed(action, reason.clone()), self.act(Action::Thaw)];
+                effects.extend(self.abort(now, false, Then::End, reason));
+                effects
+            }
+
+            // After a restart: the frozen state is served again, or what was promised can no longer be had.
+            (Phase::Yielded { root, freeze, .. }, Input::Outcome(action @ Action::Freeze { .. }, outcome)) => {
+                match outcome {
+                    Outcome::Frozen { root: again, bytes } if again == root => {
+                        self.phase = Phase::Yielded { root, bytes, freeze };
+                        vec![]
+                    }
+                    outcome => {
+                        let reason = Reason::Failed(Text::clipped("the frozen state is not what was yielded"));
+                        let told = if let Outcome::Failed(cause) = outcome { cause } else { reason.clone() };
+                        let mut effects = vec![self.failed(action, told)];
+                        effects.extend(self.abort(now, true, Then::Next, reason));
+                        effects
+                    }
+                }
+            }
+
+            // H6
+            (Phase::Yielded { bytes, .. }, Input::Tick) if now.since(self.since) > self.patience_for(bytes) => {
+                self.abort(now, true, Then::Next, Reason::Silent)
+            }
+            (Phase::Yielded { root, freeze, .. }, Input::Tick) if now.since(self.said) > REPEAT => {
+                self.said = now;
+                vec![Effect::Yield { to: self.peer(), body: self.body(root, freeze) }]
+            }
+
+            (Phase::Aborting { frozen, then }, Input::Tick) if now.since(self.said) > self.patience.again => {
+                let mut effects = self.abort(now, frozen, then, Reason::Silent);
+                effects.push(self.tell(What::Undecided));
+                effects
+            }
+
+            (Phase::Thawing { over }, Input::Outcome(Action::Thaw, Outcome::Settled | Outcome::Resumed)) => {
+                let mut effects = vec![self.tell(What::Step(Step::Thawed))];
+                effects.extend(if over { self.close() } else { self.serve(now) });
+                effects
+            }
+            (Phase::Thawing { .. }, Input::Outcome(Action::Thaw, Outcome::Failed(reason))) => {
+                self.said = now;
+                vec![self.failed(Action::Thaw, reason)]
+            }
+            (Phase::Thawing { .. }, Input::Tick) if now.since(self.said) > THAW_AGAIN => {
+                self.said = now;
+                vec![self.act(Action::Thaw)]
+            }
+
+            // H8
+            (Phase::Releasing, Input::Outcome(Action::Release, Outcome::Settled)) => {
+                let mut effects = vec![self.tell(What::Step(Step::Released))];
+                effects.extend(self.close());
+                effects
+            }
+            (Phase::Releasing, Input::Outcome(Action::Release, Outcome::Failed(reason))) => {
+                self.said = now;
+                vec![self.failed(Action::Release, reason)]
+            }
+            (Phase::Releasing, Input::Tick) if now.since(self.said) > THAW_AGAIN => {
+                self.said = now;
+                vec![self.act(Action::Release)]
+            }
+            _ => vec![],
+        }
+    }
+
+    fn committed(&mut self, now: Time, at: Time, event: Event) -> Vec<Effect> {
+        match (self.phase, event) {
+            // H3
+            (Phase::Bidding, Event::Awarded { award, .. }) => {
+                self.attempt = 1;
+                self.target = award.winner(1);
+                self.award = Some(award);
+                self.serve(now)
+            }
+
+            // H5
+            (Phase::Serving, Event::Readied { attempt, .. }) if attempt == self.attempt => {
+                if now.since(at) > self.patience.fresh {
+                    return self.abort(now, false, Then::Next, Reason::Silent);
+                }
+                self.enter(now, Phase::Freezing);
+                self.froze = now;
+                vec![
+                    Effect::Journal(Promise::Freeze { offer: self.offer, attempt }),
+                    self.tell(What::Step(Step::Freezing)),
+                    self.act(Action::Freeze { target: self.peer() }),
+                ]
+            }
+
+            // H7: it is the target's, whatever we were about to say.
+            (_, Event::Received { .. }) => {
+                self.enter(now, Phase::Handed);
+                vec![]
+            }
+
+            // H8
+            (_, Event::Closed { .. }) => {
+                self.enter(now, Phase::Releasing);
+                vec![self.act(Action::Release)]
+            }
+
+            // The attempt ended in the ledger: what was yielded in it is void, and the container ours.
+            (phase, Event::Passed { attempt, winner, .. }) => {
+                self.attempt = attempt;
+                self.target = Some(winner);
+                if Self::stopped(phase) { self.thaw(now, false) } else { self.serve(now) }
+            }
+            (phase, Event::Ended { .. }) if Self::stopped(phase) => self.thaw(now, true),
+            (_, Event::Ended { .. }) => self.close(),
+            (_, Event::Returned { .. }) => self.thaw(now, true),
+            _ => vec![],
+        }
+    }
+
+    fn stopped(phase: Phase) -> bool {
+        matches!(
+            phase,
+            Phase::Freezing | Phase::Yielded { .. } | Phase::Aborting { frozen: true, .. } | Phase::Thawing { .. }
+        )
+    }
+
+    fn serve(&mut self, now: Time) -> Vec<Effect> {
+        self.enter(now, Phase::Serving);
+        vec![self.act(Action::Serve { target: self.peer() })]
+    }
+
+    fn yield_(&mut self, now: Time, root: Hash, bytes: Bytes) -> Vec<Effect> {
+        let freeze = now.since(self.froze);
+        self.enter(now, Phase::Yielded { root, bytes, freeze });
+        let body = self.body(root, freeze);
+        vec![
+            self.tell(What::Step(Step::Frozen)),
+            Effect::Journal(Promise::Yield(body)),
+            Effect::Yield { to: self.peer(), body },
+            self.tell(What::Step(Step::Yielded)),
+        ]
+    }
+
+    fn abort(&mut self, now: Time, frozen: bool, then: Then, reason: Reason) -> Vec<Effect> {
+        self.enter(now, Phase::Aborting { frozen, then });
+        vec![Effect::Append(Message::Abort(Abort { offer: self.offer, attempt: self.attempt, then, reason }))]
+    }
+
+    fn thaw(&mut self, now: Time, over: bool) -> Vec<Effect> {
+        self.enter(now, Phase::Thawing { over });
+        vec![self.tell(What::Step(Step::Thawing)), self.act(Action::Thaw)]
+    }
+
+    fn close(&mut self) -> Vec<Effect> {
+        self.phase = Phase::Over;
+        vec![Effect::Journal(Promise::Closed { offer: self.offer })]
+    }
+
+    fn enter(&mut self, now: Time, phase: Phase) {
+        self.phase = phase;
+        self.since = now;
+        self.said = now;
+    }
+
+    fn body(&self, root: Hash, freeze_ms: Millis) -> Yield {
+        Yield { offer: self.offer, attempt: self.attempt, target: self.peer(), epoch: self.epoch, freeze_ms, root }
+    }
+
+    fn patience_for(&self, bytes: Bytes) -> Millis {
+        self.patience.receipt.plus(Millis(bytes.0 / self.patience.bytes_per_ms.max(1)))
+    }
+
+    /// The winner of the attempt. There is one in every phase after bidding.
+    fn peer(&self) -> SiteId {
+        self.target.expect("an attempt has a winner")
+    }
+
+    fn act(&self, action: Action) -> Effect {
+        Effect::Do(Task { offer: self.offer, container: self.container, action })
+    }
+
+    fn tell(&self, what: What) -> Effect {
+        Effect::Tell(Notice { offer: self.offer, what })
+    }
+
+    fn failed(&self, action: Action, reason: Reason) -> Effect {
+        self.tell(What::Failed(action, reason))
+    }
+}

@@ -1,0 +1,381 @@
+//! The target's side of one handoff: a bidder from its bid on.
+
+use alloc::vec;
+use alloc::vec::Vec;
+
+use super::{Action, Effect, Input, Notice, Open, Outcome, Patience, Promise, Stage, Step, Task, What};
+use crate::abort::{Abort, Then};
+use crate::award::Award;
+use crate::bid::{Decline, Reason};
+use crate::bounded::Text;
+use crate::done::{Done, Spans};
+use crate::event::Event;
+use crate::id::{ContainerId, Hash, OfferId, SiteId};
+use crate::message::Message;
+use crate::receipt::{Ready, Receipt};
+use crate::signed::Signed;
+use crate::units::{Bytes, Epoch, Time};
+use crate::word::Word;
+use crate::yield_::Yield;
+
+/// The bidder on one offer, from its bid to the offer's end.
+#[derive(Clone, Debug)]
+pub struct Target {
+    me: SiteId,
+    offer: OfferId,
+    container: ContainerId,
+    epoch: Epoch,
+    source: SiteId,
+    patience: Patience,
+    award: Option<Award>,
+    attempt: u32,
+    phase: Phase,
+    since: Time,
+    said: Time,
+    yielded: Option<Signed<Yield>>,
+    spans: Spans,
+    bytes: Bytes,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    /// H2, H3: a bid is out, or another's attempt is on. `prepared`: a copy of an earlier attempt must be dropped first.
+    Waiting,
+    /// H4: pulling spec and image, creating the container.
+    Preparing,
+    /// H4: `Ready` is said.
+    Ready,
+    /// H6: pulling the frozen state.
+    Fetching,
+    /// H6: the receipt is before the ledger.
+    Claiming,
+    /// H7: ours; being resumed.
+    Resuming,
+    /// H7: runs here; `Done` is before the ledger.
+    Running,
+    /// Ours by the ledger, but the copy never ran: `Abort` is before the ledger.
+    Returning,
+    /// Ours, and nobody knows whether the copy ran: an operator must look.
+    Stuck,
+    /// Dropping a copy that never ran; then waiting again or over.
+    Discarding {
+        over: bool,
+    },
+    Over,
+}
+
+impl Target {
+    /// A bid of ours is to be made: the first effect reserves, on disk.
+    #[must_use]
+    pub fn bid(now: Time, me: SiteId, open: &Open, patience: Patience) -> Self {
+        Self {
+            me,
+            offer: open.id,
+            container: open.body.container,
+            epoch: open.body.epoch,
+            source: open.source,
+            patience,
+            award: None,
+            attempt: 0,
+            phase: Phase::Waiting,
+            since: now,
+            said: now,
+            yielded: None,
+            spans: Spans::default(),
+            bytes: Bytes(0),
+        }
+    }
+
+    /// Goes on after a restart, from what the ledger says and what was promised.
+    #[must_use]
+    pub fn recover(
+        now: Time,
+        me: SiteId,
+        open: &Open,
+        promises: &[Promise],
+        patience: Patience,
+    ) -> (Self, Vec<Effect>) {
+        let mut this = Self::bid(now, me, open, patience);
+        this.award.clone_from(&open.award);
+        this.attempt = open.attempt;
+        this.yielded = promises.iter().rev().find_map(|promise| match promise {
+            Promise::Receipt { attempt, yielded } if yielded.body.offer == open.id && *attempt == open.attempt => {
+                Some(yielded.clone())
+            }
+            _ => None,
+        });
+        let mine = this.is_winner();
+        // What was journaled first binds.
+        let aborted = promises.iter().any(|promise| matches!(promise, Promise::Abort { offer } if *offer == open.id));
+        let effects = match open.stage {
+            Stage::Received if mine && aborted => this.give_back(now, Reason::Failed(Text::clipped("restore failed"))),
+            Stage::Received if mine => this.resume(now),
+            Stage::Ready | Stage::Awarded if mine && this.yielded.is_some() => this.claim(now),
+            // A prepared copy may be half made: make it again.
+            Stage::Awarded if mine => this.prepare(now),
+            Stage::Ready if mine => {
+                this.enter(now, Phase::Ready);
+                vec![this.act(Action::Prepare { source: this.source })]
+            }
+            _ => vec![],
+        };
+        (this, effects)
+    }
+
+    /// The offer's source.
+    #[must_use]
+    pub fn source(&self) -> SiteId {
+        self.source
+    }
+
+    /// The container on offer.
+    #[must_use]
+    pub fn container(&self) -> ContainerId {
+        self.container
+    }
+
+    /// Whether nothing is left to do.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        self.phase == Phase::Over
+    }
+
+    /// Whether resources must be kept for the container: while bidding, and for the winner. A runner-up judges itself
+    /// again when its turn comes.
+    #[must_use]
+    pub fn is_reserving(&self) -> bool {
+        match self.phase {
+            Phase::Waiting => self.award.is_none(),
+            Phase::Discarding { .. } | Phase::Over => false,
+            _ => true,
+        }
+    }
+
+    /// What follows from an input. `fits` is asked when a runner-up's turn comes.
+    pub fn step(&mut self, now: Time, input: Input, fits: impl FnOnce() -> Result<(), Reason>) -> Vec<Effect> {
+        match (self.phase, input) {
+            (_, Input::Ledger(_, event)) => self.committed(now, event, fits),
+
+            // H4
+            (Phase::Preparing, Input::Outcome(Action::Prepare { .. }, Outcome::Prepared)) => {
+                self.spans.prepare_ms = now.since(self.since);
+                self.enter(now, Phase::Ready);
+                vec![self.tell(What::Step(Step::Prepared)), self.ready()]
+            }
+            (
+                Phase::Preparing | Phase::Ready,
+                Input::Outcome(action @ Action::Prepare { .. }, Outcome::Failed(reason)),
+            ) => self.decline(now, action, reason),
+            (Phase::Preparing, Input::Tick) if now.since(self.said) > self.patience.again => {
+                self.said = now;
+                let word = Word::Preparing { offer: self.offer, attempt: self.attempt };
+                vec![Effect::Say { to: self.source, word }]
+            }
+
+            // H6: the signature was checked; the rest of it is checked here.
+            (Phase::Ready, Input::Yielded(yielded)) if self.is_for_me(&yielded) => {
+                let root = yielded.body.root;
+                self.spans.freeze_ms = yielded.body.freeze_ms;
+                self.yielded = Some(yielded);
+                self.enter(now, Phase::Fetching);
+                let fetch = self.act(Action::Fetch { source: self.source, root });
+                vec![self.tell(What::Step(Step::YieldReceived)), fetch]
+            }
+            (Phase::Ready, Input::Tick) if now.since(self.since) > self.patience.yield_ => {
+                self.decline(now, Action::Fetch { source: self.source, root: Hash::ZERO }, Reason::Silent)
+            }
+            (Phase::Ready, Input::Tick) if now.since(self.said) > self.patience.again => {
+                self.said = now;
+                vec![self.ready()]
+            }
+            (Phase::Fetching, Input::Outcome(Action::Fetch { .. }, Outcome::Fetched { bytes })) => {
+                self.bytes = bytes;
+                self.spans.fetch_ms = now.since(self.since);
+                let mut effects = vec![self.tell(What::Step(Step::Fetched))];
+                effects.extend(self.claim(now));
+                effects
+            }
+            (Phase::Fetching, Input::Outcome(action @ Action::Fetch { .. }, Outcome::Failed(reason))) => {
+                self.decline(now, action, reason)
+            }
+            (Phase::Claiming, Input::Tick) if now.since(self.said) > self.patience.again => {
+                self.said = now;
+                self.receipt().into_iter().chain([self.tell(What::Undecided)]).collect()
+            }
+
+            // H7
+            (Phase::Resuming, Input::Outcome(Action::Resume, Outcome::Resumed)) => {
+                self.spans.resume_ms = now.since(self.since);
+                self.enter(now, Phase::Running);
+                vec![self.tell(What::Step(Step::Resumed)), self.done()]
+            }
+            (Phase::Resuming, Input::Outcome(Action::Resume, Outcome::Failed(reason))) => {
+                let mut effects = vec![self.tell(What::Failed(Action::Resume, reason.clone()))];
+                effects.extend(self.give_back(now, reason));
+                effects
+            }
+            (Phase::Resuming, Input::Outcome(Action::Resume, Outcome::Unclear(reason))) => {
+                self.enter(now, Phase::Stuck);
+                vec![self.tell(What::Unclear(reason))]
+            }
+            (Phase::Running, Input::Tick) if now.since(self.said) > self.patience.again => {
+                self.said = now;
+                vec![self.done()]
+            }
+            (Phase::Returning, Input::Tick) if now.since(self.said) > self.patience.again => {
+                self.said = now;
+                vec![self.abort(Reason::Failed(Text::clipped("restore failed")))]
+            }
+
+            (Phase::Discarding { over }, Input::Outcome(Action::Discard, outcome)) => {
+                let mut effects = match outcome {
+                    Outcome::Failed(reason) => vec![self.tell(What::Failed(Action::Discard, reason))],
+                    _ => vec![self.tell(What::Step(Step::Discarded))],
+                };
+                effects.extend(if over { self.close() } else { self.wait(now) });
+                effects
+            }
+            _ => vec![],
+        }
+    }
+
+    fn committed(&mut self, now: Time, event: Event, fits: impl FnOnce() -> Result<(), Reason>) -> Vec<Effect> {
+        match event {
+            // H3
+            Event::Awarded { award, .. } => {
+                self.attempt = 1;
+                self.award = Some(award);
+                if self.is_winner() { self.prepare(now) } else { vec![] }
+            }
+            Event::Passed { attempt, .. } => {
+                let had = self.holds_copy();
+                self.attempt = attempt;
+                match (had, self.is_winner()) {
+                    // Our attempt ended: what we hold never ran and never will.
+                    (true, _) => self.discard(now, false),
+                    (false, true) => match fits() {
+                        Ok(()) => self.prepare(now),
+                        Err(reason) => vec![self.refusal(reason)],
+                    },
+                    (false, false) => vec![],
+                }
+            }
+
+            // H7: only now may it run here.
+            Event::Received { owner, .. } if owner == self.me => {
+                self.spans.commit_ms = now.since(self.since);
+                self.resume(now)
+            }
+
+            Event::Closed { .. } => self.close(),
+            Event::Ended { .. } | Event::Returned { .. } => {
+                if self.holds_copy() {
+                    self.discard(now, true)
+                } else {
+                    self.close()
+                }
+            }
+            _ => vec![],
+        }
+    }
+
+    fn is_winner(&self) -> bool {
+        self.award.as_ref().and_then(|award| award.winner(self.attempt)) == Some(self.me)
+    }
+
+    fn is_for_me(&self, yielded: &Signed<Yield>) -> bool {
+        yielded.author == self.source
+            && yielded.body.offer == self.offer
+            && yielded.body.attempt == self.attempt
+            && yielded.body.target == self.me
+            && yielded.body.epoch == self.epoch
+    }
+
+    fn holds_copy(&self) -> bool {
+        !matches!(self.phase, Phase::Waiting | Phase::Over)
+    }
+
+    fn prepare(&mut self, now: Time) -> Vec<Effect> {
+        self.enter(now, Phase::Preparing);
+        vec![self.act(Action::Prepare { source: self.source })]
+    }
+
+    fn claim(&mut self, now: Time) -> Vec<Effect> {
+        self.enter(now, Phase::Claiming);
+        let promise =
+            self.yielded.clone().map(|yielded| Effect::Journal(Promise::Receipt { attempt: self.attempt, yielded }));
+        promise.into_iter().chain(self.receipt()).collect()
+    }
+
+    fn resume(&mut self, now: Time) -> Vec<Effect> {
+        self.enter(now, Phase::Resuming);
+        vec![
+            Effect::Journal(Promise::Resume { offer: self.offer }),
+            self.tell(What::Step(Step::Resuming)),
+            self.act(Action::Resume),
+        ]
+    }
+
+    fn give_back(&mut self, now: Time, reason: Reason) -> Vec<Effect> {
+        self.enter(now, Phase::Returning);
+        vec![Effect::Journal(Promise::Abort { offer: self.offer }), self.abort(reason)]
+    }
+
+    fn decline(&mut self, now: Time, action: Action, reason: Reason) -> Vec<Effect> {
+        let mut effects = vec![self.tell(What::Failed(action, reason.clone())), self.refusal(reason)];
+        effects.extend(self.discard(now, false));
+        effects
+    }
+
+    fn discard(&mut self, now: Time, over: bool) -> Vec<Effect> {
+        self.enter(now, Phase::Discarding { over });
+        vec![self.act(Action::Discard)]
+    }
+
+    fn wait(&mut self, now: Time) -> Vec<Effect> {
+        self.enter(now, Phase::Waiting);
+        vec![]
+    }
+
+    fn close(&mut self) -> Vec<Effect> {
+        self.phase = Phase::Over;
+        vec![Effect::Journal(Promise::Closed { offer: self.offer })]
+    }
+
+    fn enter(&mut self, now: Time, phase: Phase) {
+        self.phase = phase;
+        self.since = now;
+        self.said = now;
+    }
+
+    fn ready(&self) -> Effect {
+        Effect::Append(Message::Ready(Ready { offer: self.offer, attempt: self.attempt }))
+    }
+
+    fn receipt(&self) -> Option<Effect> {
+        let yielded = self.yielded.clone()?;
+        Some(Effect::Append(Message::Receipt(Receipt { offer: self.offer, attempt: self.attempt, yielded })))
+    }
+
+    fn done(&self) -> Effect {
+        let done = Done { offer: self.offer, spans: self.spans, bytes: self.bytes, late_root: Hash::ZERO };
+        Effect::Append(Message::Done(done))
+    }
+
+    fn refusal(&self, reason: Reason) -> Effect {
+        Effect::Append(Message::Decline(Decline { offer: self.offer, attempt: self.attempt, reason }))
+    }
+
+    fn abort(&self, reason: Reason) -> Effect {
+        let abort = Abort { offer: self.offer, attempt: self.attempt, then: Then::End, reason };
+        Effect::Append(Message::Abort(abort))
+    }
+
+    fn act(&self, action: Action) -> Effect {
+        Effect::Do(Task { offer: self.offer, container: self.container, action })
+    }
+
+    fn tell(&self, what: What) -> Effect {
+        Effect::Tell(Notice { offer: self.offer, what })
+    }
+}
