@@ -65,7 +65,7 @@ impl Site {
             memory: load.memory,
             gpu: load.gpu,
             platform: self.config.platform.clone(),
-            accepting: !self.draining,
+            accepting: !self.draining && !load.engine_absent,
         };
         let reserving = self.targets.iter().filter(|(id, target)| Some(*id) != offer && target.is_reserving());
         for body in reserving.filter_map(|(id, _)| self.offers.get(id)).map(|open| &open.body) {

@@ -79,6 +79,8 @@ pub struct Load {
     pub memory: Share<Bytes>,
     /// GPUs.
     pub gpu: Share<u16>,
+    /// The container engine does not answer: this site takes nothing.
+    pub engine_absent: bool,
     /// What each container here uses.
     pub containers: BTreeMap<ContainerId, Use>,
 }
