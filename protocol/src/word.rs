@@ -15,6 +15,11 @@ pub enum Word {
     Yield(Signed<Yield>),
     /// A client's report that reached a site which does not own its containers.
     Report(Signed<Report>),
+    /// Target to source: I won, and lack the container's image.
+    ImageWanted {
+        /// The offer.
+        offer: OfferId,
+    },
     /// Target to source: preparing; the source need not give up on it yet.
     Preparing {
         /// The offer.
