@@ -24,21 +24,36 @@ cgroup_make() {
         cat "$tree/$part/../cpuset.mems" >"$tree/$part/cpuset.mems"
         echo 1 >"$tree/$part/cgroup.clone_children"
       fi
-      [ "$(cgroup_version)" = 1 ] || cgroup_delegate "$tree/$part"
     done
     # Processes may only sit in leaves of a cgroup2 tree that hands controllers down: the site's own sit in `init`.
-    [ "$(cgroup_version)" = 1 ] || mkdir -p "$tree/$CGROUP/$1/init"
+    if [ "$(cgroup_version)" = 2 ]; then
+      mkdir -p "$tree/$CGROUP/$1/init"
+      cgroup_delegate "$tree"
+      cgroup_delegate "$tree/$CGROUP"
+    fi
   done
 }
 
-# cgroup_delegate DIR: DIR's children get every controller that DIR's parent can give.
+# cgroup_delegate DIR: what Docker wants of the controllers that DIR has is handed down to DIR's children.
 cgroup_delegate() {
   local controller
-  for controller in cpu cpuset io memory pids; do
-    grep -qw "$controller" "$1/../cgroup.controllers" || continue
-    grep -qw "$controller" "$1/../cgroup.subtree_control" || echo "+$controller" >"$1/../cgroup.subtree_control"
-    echo "+$controller" >"$1/cgroup.subtree_control"
+  for controller in cpu cpuset hugetlb io memory pids; do
+    grep -qw "$controller" "$1/cgroup.controllers" || continue
+    grep -qw "$controller" "$1/cgroup.subtree_control" || echo "+$controller" >"$1/cgroup.subtree_control"
   done
+}
+
+# cgroup_enter SITE: puts the calling shell into the site's cgroup, gives it a cgroup namespace rooted there, and runs
+# the rest of the arguments.
+cgroup_enter() {
+  local tree
+  for tree in $(cgroup_trees); do echo $BASHPID >"$tree/$CGROUP/$1/cgroup.procs"; done
+  export -f cgroup_join cgroup_delegate cgroup_trees cgroup_version
+  export CGROUP
+  exec unshare --cgroup -- bash -euc '
+    cgroup_join "$1"
+    if [ "$(cgroup_version)" = 2 ]; then cgroup_delegate "/sys/fs/cgroup/$CGROUP/$1"; fi
+    exec "${@:2}"' - "$@"
 }
 
 # cgroup_join SITE: moves the calling shell.
@@ -82,6 +97,14 @@ cgroup_memory_used() {
   local dir=/sys/fs/cgroup/memory/$CGROUP/$1/memory.usage_in_bytes
   [ "$(cgroup_version)" = 1 ] || dir=/sys/fs/cgroup/$CGROUP/$1/memory.current
   cat "$dir" 2>/dev/null || echo 0
+}
+
+# A task frozen by the cgroup v1 freezer (a paused container, a dump under way) does not even die of SIGKILL.
+cgroup_thaw() {
+  local tree
+  for tree in $(cgroup_trees); do
+    find "$tree/$CGROUP/$1" -name freezer.state -exec sh -c 'for f; do echo THAWED >"$f"; done' - {} + 2>/dev/null || true
+  done
 }
 
 cgroup_remove() {

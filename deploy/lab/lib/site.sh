@@ -19,6 +19,7 @@ running() {
 
 site_start() {
   local site=$1 dir=$RUN/sites/$1 pid
+  site_kill "$site" # whatever an unexpected death has left
   mkdir -p "$dir/root" "$dir/disk"
   site_disk "$dir"
   cgroup_make "$site"
@@ -26,13 +27,8 @@ site_start() {
   rm -f "$dir/init" "$dir/ready"
   (
     detach "$dir/boot.log"
-    # The cgroup namespace first and by itself: its root is the cgroup that we are in at that moment.
-    for tree in $(cgroup_trees); do echo $BASHPID >"$tree/$CGROUP/$site/cgroup.procs"; done
-    export -f cgroup_join cgroup_trees cgroup_version
-    export CGROUP
-    exec setsid unshare --cgroup -- bash -euc 'cgroup_join "$1"
-      exec unshare --mount --uts --ipc --net --pid --fork -- bash "$2" "$1" "$3" "$4" "$5" "$6"' - \
-      "$site" "$LAB_HOME/site-init" "$dir" "$BASE_ROOT" "$RUN/bin" "$ENGINE"
+    cgroup_enter "$site" setsid unshare --mount --uts --ipc --net --pid --fork -- \
+      bash "$LAB_HOME/site-init" "$site" "$dir" "$BASE_ROOT" "$RUN/bin" "$ENGINE"
   ) &
   disown
   wait_for 10 test -s "$dir/init" || die "site $site does not start: $(tail -n 3 "$dir/boot.log")"
@@ -60,6 +56,7 @@ site_kill() {
   local pid
   if pid=$(site_pid "$1"); then
     kill -KILL "$pid"
+    cgroup_thaw "$1" # after the signal, so that nothing runs on
     wait_for 20 test ! -e "/proc/$pid" || say "site $1: process $pid does not end"
   fi
   site_unplug "$1"
