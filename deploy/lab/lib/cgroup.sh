@@ -99,12 +99,18 @@ cgroup_memory_used() {
   cat "$dir" 2>/dev/null || echo 0
 }
 
-# A task frozen by the cgroup v1 freezer (a paused container, a dump under way) does not even die of SIGKILL.
-cgroup_thaw() {
-  local tree
-  for tree in $(cgroup_trees); do
-    find "$tree/$CGROUP/$1" -name freezer.state -exec sh -c 'for f; do echo THAWED >"$f"; done' - {} + 2>/dev/null || true
-  done
+# cgroup_kill SITE: SIGKILL for every process of the site. A task that the v1 freezer holds (a paused container, a dump
+# under way) does not even die of that: it is thawed once the signal is there, so that it runs no instruction more.
+cgroup_kill() {
+  local freezer=/sys/fs/cgroup/freezer/$CGROUP/$1 pids
+  if [ "$(cgroup_version)" = 2 ]; then
+    echo 1 >"/sys/fs/cgroup/$CGROUP/$1/cgroup.kill"
+    return
+  fi
+  [ -d "$freezer" ] || return 0
+  mapfile -t pids < <(find "$freezer" -name cgroup.procs -exec cat {} +)
+  kill -KILL "${pids[@]}" 2>/dev/null || true
+  find "$freezer" -name freezer.state -exec sh -c 'for f; do echo THAWED >"$f"; done' - {} + 2>/dev/null || true
 }
 
 cgroup_remove() {

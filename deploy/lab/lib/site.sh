@@ -12,6 +12,8 @@ site_pid() {
   echo "$pid"
 }
 
+site_dead() { ! site_pid "$1" >/dev/null; }
+
 running() {
   check_site "$1"
   site_pid "$1" || die "site $1 is off (lab start $1)"
@@ -55,9 +57,9 @@ site_adjust() {
 site_kill() {
   local pid
   if pid=$(site_pid "$1"); then
-    kill -KILL "$pid"
-    cgroup_thaw "$1" # after the signal, so that nothing runs on
-    wait_for 20 test ! -e "/proc/$pid" || say "site $1: process $pid does not end"
+    kill -KILL "$pid" # with it dies all of its pid namespace, but for what is frozen
+    cgroup_kill "$1"
+    wait_for 20 site_dead "$1" || say "site $1: process $pid does not end"
   fi
   site_unplug "$1"
   cgroup_remove "$1"
