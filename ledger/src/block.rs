@@ -2,7 +2,8 @@
 
 use godwit_protocol::bounded::List;
 use godwit_protocol::membership::MAX_VALIDATORS;
-use godwit_protocol::{Hash, MeshId, SiteId, Time, encode};
+use godwit_protocol::signed::{signing_bytes, verify_bytes};
+use godwit_protocol::{Hash, MeshId, Signable, Signature, SiteId, Time, encode};
 use serde::{Deserialize, Serialize};
 
 use crate::record::SignedRecord;
@@ -90,7 +91,7 @@ pub struct Certificate {
     /// Hash of the header.
     pub block: Hash,
     /// Who precommitted, and the signatures.
-    pub signatures: List<(SiteId, godwit_protocol::Signature), MAX_VALIDATORS>,
+    pub signatures: List<(SiteId, Signature), MAX_VALIDATORS>,
 }
 
 /// A block that was decided.
@@ -100,4 +101,126 @@ pub struct Committed {
     pub block: Block,
     /// Its certificate.
     pub certificate: Certificate,
+}
+
+/// What a validator signs in agreeing on a height. The signed bytes are [`signing_bytes`] of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Vote {
+    /// Which of the two votes of a round.
+    pub kind: VoteKind,
+    /// The height.
+    pub height: Height,
+    /// The round.
+    pub round: u32,
+    /// Hash of the header voted for; none for `nil`.
+    pub block: Option<Hash>,
+    /// Who votes.
+    pub validator: SiteId,
+}
+
+/// The two votes of a round.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum VoteKind {
+    /// The first.
+    Prevote,
+    /// The second: more than two thirds of them decide.
+    Precommit,
+}
+
+impl Signable for Vote {
+    const DOMAIN: &'static str = "godwit/vote";
+    type Author = SiteId;
+}
+
+/// The bytes that a validator signs to precommit a block: what a certificate's signatures are over.
+///
+/// # Panics
+/// Never: a vote has some hundred bytes.
+#[must_use]
+pub fn precommit_bytes(mesh: &MeshId, height: Height, round: u32, block: Hash, validator: SiteId) -> Vec<u8> {
+    let vote = Vote { kind: VoteKind::Precommit, height, round, block: Some(block), validator };
+    signing_bytes(mesh, &vote).expect("a vote is far below the codec's limit")
+}
+
+/// Whether `votes` of `of` equal validators are more than two thirds.
+#[must_use]
+pub const fn is_quorum(votes: usize, of: usize) -> bool {
+    votes * 3 > of * 2
+}
+
+/// The hash of a sorted validator set, as headers carry it.
+#[must_use]
+pub fn validators_hash(validators: &[SiteId]) -> Hash {
+    let parts: Vec<&[u8]> = validators.iter().map(|site| site.0.as_slice()).collect();
+    Hash::of_parts("godwit/validators", &parts)
+}
+
+/// Why a certificate proves nothing.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BadCertificate {
+    /// It is for another height.
+    #[error("it is for height {got}, the block has height {height}")]
+    Height {
+        /// The block's.
+        height: Height,
+        /// The certificate's.
+        got: Height,
+    },
+    /// It is for another block.
+    #[error("it is for block {got:?}, the header's hash is {block:?}")]
+    Block {
+        /// The header's hash.
+        block: Hash,
+        /// What the certificate names.
+        got: Hash,
+    },
+    /// A signer who has no vote at this height.
+    #[error("signer {0} is not a validator of this height")]
+    NotAValidator(SiteId),
+    /// A vote counts once.
+    #[error("signer {0} occurs twice")]
+    Twice(SiteId),
+    /// The signature is not over this precommit.
+    #[error("the signature is not {0}'s over this precommit")]
+    Forged(SiteId),
+    /// Not more than two thirds.
+    #[error("{votes} of {of} validators signed; it takes more than two thirds")]
+    TooFew {
+        /// Valid signatures.
+        votes: usize,
+        /// Validators.
+        of: usize,
+    },
+}
+
+impl Certificate {
+    /// Whether more than two thirds of `validators`, those of the header's height, precommitted this header. Every
+    /// signature must hold, also those beyond the quorum.
+    ///
+    /// # Errors
+    /// [`BadCertificate`] names what is wrong.
+    pub fn check(&self, header: &Header, validators: &[SiteId]) -> Result<(), BadCertificate> {
+        if self.height != header.height {
+            return Err(BadCertificate::Height { height: header.height, got: self.height });
+        }
+        let block = header.hash();
+        if self.block != block {
+            return Err(BadCertificate::Block { block, got: self.block });
+        }
+        for (index, (site, signature)) in self.signatures.iter().enumerate() {
+            if !validators.contains(site) {
+                return Err(BadCertificate::NotAValidator(*site));
+            }
+            if self.signatures[..index].iter().any(|(earlier, _)| earlier == site) {
+                return Err(BadCertificate::Twice(*site));
+            }
+            let bytes = precommit_bytes(&header.mesh, self.height, self.round, block, *site);
+            if !verify_bytes(&site.0, &bytes, signature) {
+                return Err(BadCertificate::Forged(*site));
+            }
+        }
+        let (votes, of) = (self.signatures.len(), validators.len());
+        if is_quorum(votes, of) { Ok(()) } else { Err(BadCertificate::TooFew { votes, of }) }
+    }
 }

@@ -2,11 +2,16 @@
 
 use godwit_protocol::bounded::{List, Text};
 use godwit_protocol::membership::{MAX_VALIDATORS, Member, Role};
-use godwit_protocol::{Address, Hash, MeshId, Time, encode};
+use godwit_protocol::offer::MAX_WINDOW;
+use godwit_protocol::{Address, Hash, MeshId, Millis, SiteId, Time, encode};
 use serde::{Deserialize, Serialize};
 
 /// The most founding members; later ones come by membership records.
 pub const MAX_FOUNDERS: usize = 256;
+
+/// Four one-way delays of 25 ms, as between neighbouring sites: offer, bids and the block that holds them travel at
+/// least so long.
+const MIN_WINDOW: Millis = Millis(100);
 
 /// What the founders agreed on, out of band.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -37,6 +42,12 @@ pub enum BadGenesis {
     /// Not an IPv4 range of use.
     #[error("{0}/{1} is not a range of IPv4 addresses with a prefix of 8 to 30 bits")]
     Range(Address, u8),
+    /// Nobody can sign for it.
+    #[error("member {0} is not an ed25519 public key, or a weak one")]
+    Key(SiteId),
+    /// No time for bidding would be long enough and yet admitted.
+    #[error("a clock bound of {0} ms leaves no time for bidding; the most is {most} ms", most = MAX_WINDOW.0 / 2)]
+    ClockBound(u64),
 }
 
 impl Genesis {
@@ -66,7 +77,20 @@ impl Genesis {
         if !(8..=30).contains(&self.prefix) || self.network.0.to_bits() & ((1 << host_bits) - 1) != 0 {
             return Err(BadGenesis::Range(self.network, self.prefix));
         }
+        if let Some(member) = self.members.iter().find(|member| !is_key(&member.site)) {
+            return Err(BadGenesis::Key(member.site));
+        }
+        if self.min_window() > MAX_WINDOW {
+            return Err(BadGenesis::ClockBound(self.clock_bound_ms));
+        }
         Ok(())
+    }
+
+    /// The shortest time for bidding that an offer may ask for: block times may differ by twice the clock bound from what
+    /// the bidders' clocks say.
+    #[must_use]
+    pub fn min_window(&self) -> Millis {
+        Millis(self.clock_bound_ms.saturating_mul(2)).max(MIN_WINDOW)
     }
 
     /// Whether a container may have this address: inside the range, neither its first, its last nor the gateway's
@@ -77,4 +101,10 @@ impl Genesis {
         let size = 1_u32 << (32 - u32::from(self.prefix));
         bits.checked_sub(network).is_some_and(|offset| offset >= 2 && offset < size - 1)
     }
+}
+
+/// Whether somebody can hold the secret half of it, and only whoever made it.
+#[must_use]
+pub fn is_key(site: &SiteId) -> bool {
+    ed25519_dalek::VerifyingKey::from_bytes(&site.0).is_ok_and(|key| !key.is_weak())
 }

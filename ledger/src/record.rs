@@ -34,11 +34,21 @@ pub type SignedRecord = Signed<Record>;
 /// A record whose signature holds.
 pub type VerifiedRecord = Verified<Record>;
 
+/// The record's id and its size in bytes, from encoding it once.
+///
+/// # Errors
+/// [`Malformed`] if the record is too large for the codec.
+pub fn measure(mesh: &MeshId, record: &SignedRecord) -> Result<(RecordId, usize), Malformed> {
+    let body = encode(&record.body)?;
+    let id = RecordId(Hash::of_parts("godwit/record-id", &[&mesh.0, &record.author.0, &body]).0);
+    // Behind the body lie author and signature, both of fixed length.
+    Ok((id, body.len() + record.author.0.len() + record.signature.0.len()))
+}
+
 /// The record's identity: author and body in this mesh, without the signature, which is not unique.
 ///
 /// # Errors
 /// [`Malformed`] if the record is too large.
 pub fn record_id(mesh: &MeshId, record: &SignedRecord) -> Result<RecordId, Malformed> {
-    let body = encode(&record.body)?;
-    Ok(RecordId(Hash::of_parts("godwit/record-id", &[&mesh.0, &record.author.0, &body]).0))
+    measure(mesh, record).map(|(id, _)| id)
 }

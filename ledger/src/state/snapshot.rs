@@ -1,0 +1,183 @@
+//! The whole state as bytes, and back.
+//!
+//! A snapshot is the last header and the entries of all tables in key order, in chunks that each fit the codec. Nothing in
+//! it is believed: the root of what was read must be the one in its header, and the header is for its caller to check
+//! against a certificate.
+
+use std::sync::Arc;
+
+use godwit_protocol::membership::Member;
+use godwit_protocol::{ContainerId, Hash, Malformed, MeshId, OfferId, SiteId, decode, encode};
+use serde::{Deserialize, Serialize};
+
+use super::{Auction, Author, Container, Phase, State};
+use crate::block::Header;
+use crate::genesis::Genesis;
+
+/// A chunk ends after the entry that brings it here: far below the codec's limit, since an entry is bounded by a record's
+/// size and the number of bids.
+const CHUNK: usize = 256 * 1024;
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Head {
+    mesh: MeshId,
+    header: Option<Header>,
+    membership_epoch: u64,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+enum Entry {
+    Member(Member),
+    Author(SiteId, Author),
+    Container(Container),
+    Retired(ContainerId),
+    Auction(OfferId, Auction),
+}
+
+/// Why bytes are not the snapshot of a state.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BadSnapshot {
+    /// It ends within a chunk.
+    #[error("it ends within chunk {chunk}")]
+    Cut {
+        /// Counted from 0, the head.
+        chunk: usize,
+    },
+    /// A chunk's bytes are not canonical.
+    #[error("chunk {chunk} cannot be read")]
+    Chunk {
+        /// Counted from 0, the head.
+        chunk: usize,
+        /// What is wrong with it.
+        #[source]
+        source: Malformed,
+    },
+    /// It belongs to another mesh.
+    #[error("it is of mesh {0}")]
+    Mesh(MeshId),
+    /// What it holds is not what its header says.
+    #[error("its content has root {got}, its header says {want}")]
+    Root {
+        /// The header's; the genesis state's without a header.
+        want: Hash,
+        /// Of what it holds.
+        got: Hash,
+    },
+}
+
+impl State {
+    /// The whole state in canonical bytes: one state has one snapshot.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        let head =
+            Head { mesh: self.mesh, header: self.header.as_deref().cloned(), membership_epoch: self.membership_epoch };
+        let mut bytes = Vec::new();
+        push(&mut bytes, &encode(&head).expect("a header is far below the codec's limit"));
+        let (mut chunk, mut size) = (Vec::new(), 0);
+        for entry in self.entries() {
+            size += encode(&entry).expect("entries are bounded below the codec's limit").len();
+            chunk.push(entry);
+            if size >= CHUNK {
+                push(&mut bytes, &encode(&chunk).expect("a chunk is bounded below the codec's limit"));
+                (chunk, size) = (Vec::new(), 0);
+            }
+        }
+        if !chunk.is_empty() {
+            push(&mut bytes, &encode(&chunk).expect("a chunk is bounded below the codec's limit"));
+        }
+        bytes
+    }
+
+    /// The state of a snapshot. Its header is not checked against a certificate here.
+    ///
+    /// # Errors
+    /// [`BadSnapshot`] says what is wrong with it.
+    pub fn decode(genesis: &Genesis, bytes: &[u8]) -> Result<Self, BadSnapshot> {
+        let mut chunks = Chunks { rest: bytes, index: 0 };
+        let head: Head = chunks.next().ok_or(BadSnapshot::Cut { chunk: 0 })??;
+        if head.mesh != genesis.mesh() {
+            return Err(BadSnapshot::Mesh(head.mesh));
+        }
+        let mut state = Self::genesis(genesis);
+        let founding = state.root;
+        for member in genesis.members.iter() {
+            state.members.remove(&member.site);
+        }
+        state.membership_epoch = head.membership_epoch;
+        while let Some(chunk) = chunks.next::<Vec<Entry>>() {
+            for entry in chunk? {
+                state.put(entry);
+            }
+        }
+        state.index();
+        state.seal();
+        let want = head.header.as_ref().map_or(founding, |header| header.state);
+        if state.root != want {
+            return Err(BadSnapshot::Root { want, got: state.root });
+        }
+        if let Some(header) = &head.header {
+            state.advance(header);
+        }
+        Ok(state)
+    }
+
+    fn entries(&self) -> impl Iterator<Item = Entry> {
+        let members = self.members.iter().map(|(_, member)| Entry::Member(member.clone()));
+        let authors = self.authors.iter().map(|(site, author)| Entry::Author(*site, author.clone()));
+        let containers = self.containers.iter().map(|(_, container)| Entry::Container(container.clone()));
+        let retired = self.retired.iter().map(|(id, ())| Entry::Retired(*id));
+        let auctions = self.auctions.iter().map(|(id, auction)| Entry::Auction(*id, auction.clone()));
+        members.chain(authors).chain(containers).chain(retired).chain(auctions)
+    }
+
+    fn put(&mut self, entry: Entry) {
+        match entry {
+            Entry::Member(member) => self.members.insert(member.site, member),
+            Entry::Author(site, author) => self.authors.insert(site, author),
+            Entry::Container(container) => self.containers.insert(container.register.container, container),
+            Entry::Retired(id) => self.retired.insert(id, ()),
+            Entry::Auction(id, auction) => self.auctions.insert(id, auction),
+        }
+    }
+
+    /// Derives the indexes. Last, from the tables: an entry that occurs twice must not leave its first form behind.
+    fn index(&mut self) {
+        for (id, container) in self.containers.iter() {
+            self.addresses.insert(container.register.address, *id);
+        }
+        let bidding = self.auctions.iter().filter(|(_, auction)| auction.phase == Phase::Bidding);
+        self.closing = Arc::new(bidding.map(|(id, auction)| (auction.closes, *id)).collect());
+        self.elect();
+    }
+}
+
+fn push(bytes: &mut Vec<u8>, chunk: &[u8]) {
+    let length = u32::try_from(chunk.len()).expect("a chunk is bounded below the codec's limit");
+    bytes.extend_from_slice(&length.to_le_bytes());
+    bytes.extend_from_slice(chunk);
+}
+
+struct Chunks<'a> {
+    rest: &'a [u8],
+    index: usize,
+}
+
+impl Chunks<'_> {
+    fn next<T: Serialize + serde::de::DeserializeOwned>(&mut self) -> Option<Result<T, BadSnapshot>> {
+        if self.rest.is_empty() {
+            return None;
+        }
+        let chunk = self.index;
+        self.index += 1;
+        let split = self
+            .rest
+            .split_first_chunk::<4>()
+            .and_then(|(length, rest)| rest.split_at_checked(usize::try_from(u32::from_le_bytes(*length)).ok()?));
+        let Some((body, rest)) = split else {
+            self.rest = &[];
+            return Some(Err(BadSnapshot::Cut { chunk }));
+        };
+        self.rest = rest;
+        Some(decode(body).map_err(|source| BadSnapshot::Chunk { chunk, source }))
+    }
+}
