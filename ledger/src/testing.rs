@@ -74,7 +74,7 @@ pub fn register(n: u8) -> Register {
             mode: Mode::StopAndCopy,
             max_delay_ms: Millis(1000),
         },
-        address: Address([10, 77, 0, n].into()),
+        address: Address([10, 77, 1, n].into()),
         clients: List::first([client_key(0).verifying_key().into(), client_key(1).verifying_key().into()]),
     }
 }
@@ -96,18 +96,8 @@ pub fn offer(n: u8, epoch: u64, named: &[u8]) -> Offer {
             criu: 31_700,
             image: ImageId([9; 32]),
         },
-        named: named.iter().map(|n| site(*n)).collect::<Vec<_>>().try_into_list(),
+        named: List::new(named.iter().map(|n| site(*n)).collect()).expect("few"),
         window: DEFAULT_WINDOW,
-    }
-}
-
-trait IntoList<T, const MAX: usize> {
-    fn try_into_list(self) -> List<T, MAX>;
-}
-
-impl<T, const MAX: usize> IntoList<T, MAX> for Vec<T> {
-    fn try_into_list(self) -> List<T, MAX> {
-        List::new(self).expect("short in tests")
     }
 }
 
@@ -270,7 +260,8 @@ impl Mesh {
 
     /// The receipt of a site for site 0's offer at its first epoch.
     pub fn receipt(&self, offer: OfferId, attempt: u32, target: u8) -> Message {
-        let yielded = Yield { offer, attempt, target: site(target), epoch: Epoch(1), root: Hash::of(b"manifest") };
+        let root = Hash::of(b"manifest");
+        let yielded = Yield { offer, attempt, target: site(target), epoch: Epoch(1), root, freeze_ms: Millis(7) };
         self.receipt_of(0, offer, attempt, yielded)
     }
 

@@ -31,7 +31,7 @@ enum Entry {
     Author(SiteId, Author),
     Container(Container),
     Retired(ContainerId),
-    Auction(OfferId, Auction),
+    Auction(OfferId, Box<Auction>),
 }
 
 /// Why bytes are not the snapshot of a state.
@@ -126,7 +126,7 @@ impl State {
         let authors = self.authors.iter().map(|(site, author)| Entry::Author(*site, author.clone()));
         let containers = self.containers.iter().map(|(_, container)| Entry::Container(container.clone()));
         let retired = self.retired.iter().map(|(id, ())| Entry::Retired(*id));
-        let auctions = self.auctions.iter().map(|(id, auction)| Entry::Auction(*id, auction.clone()));
+        let auctions = self.auctions.iter().map(|(id, auction)| Entry::Auction(*id, Box::new(auction.clone())));
         members.chain(authors).chain(containers).chain(retired).chain(auctions)
     }
 
@@ -136,7 +136,7 @@ impl State {
             Entry::Author(site, author) => self.authors.insert(site, author),
             Entry::Container(container) => self.containers.insert(container.register.container, container),
             Entry::Retired(id) => self.retired.insert(id, ()),
-            Entry::Auction(id, auction) => self.auctions.insert(id, auction),
+            Entry::Auction(id, auction) => self.auctions.insert(id, *auction),
         }
     }
 
