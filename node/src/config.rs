@@ -1,1 +1,243 @@
-//! To come.
+//! Configuration: a TOML file, `GODWIT_*` variables and flags, in rising order of weight, become one validated
+//! [`Config`]. A key has one name everywhere: `gossip_ms`, `GODWIT_GOSSIP_MS`, `--set gossip_ms=5000`.
+//!
+//! Invariant: whatever is wrong stops the program at start and is named with its place, its key and what to do.
+
+mod keys;
+mod layers;
+mod parse;
+
+use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use godwit_protocol::bounded::Text;
+use godwit_protocol::{Address, Dbm, Millis, PerMille};
+use libp2p::Multiaddr;
+
+pub use keys::{KEYS, example};
+pub use layers::{BadConfig, Setting, Source};
+
+use layers::Layers;
+
+/// Where the configuration is looked for unless `--config` names another file.
+pub const DEFAULT_FILE: &str = "/etc/godwit/godwit.toml";
+
+/// What a site is told by its operator, checked.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Where ledger, journal and chunks are kept.
+    pub data_dir: PathBuf,
+    /// The mesh's genesis.
+    pub genesis: PathBuf,
+    /// The site's secret key.
+    pub key: PathBuf,
+    /// Where other sites reach this one, and how it finds them.
+    pub net: Net,
+    /// The local API.
+    pub api: Api,
+    /// When the site offers containers for want of resources.
+    pub thresholds: Thresholds,
+    /// How long bidding on this site's offers lasts at most.
+    pub offer_window: Millis,
+    /// When the site offers a container because its client moves away.
+    pub mobility: Mobility,
+    /// How long this site waits for the other side of a handoff, by its own clock.
+    pub timeouts: Timeouts,
+    /// The container engine's socket.
+    pub docker: PathBuf,
+    /// What it writes of itself.
+    pub log: Log,
+    /// Things that look wrong and are not: unknown `GODWIT_*` variables.
+    pub warnings: Vec<String>,
+}
+
+/// The mesh's network.
+#[derive(Clone, Debug)]
+pub struct Net {
+    /// Multiaddresses to listen on.
+    pub listen: Vec<Multiaddr>,
+    /// Multiaddresses of other sites to try first.
+    pub peers: Vec<Multiaddr>,
+    /// Look for sites on the local network.
+    pub mdns: bool,
+    /// Where other sites route traffic for this site's containers.
+    pub address: Address,
+    /// The operator's name for the network: sites of the same name are near each other.
+    pub network: Text<64>,
+    /// How often capacity is gossiped at least.
+    pub gossip: Duration,
+}
+
+/// Where the API listens.
+#[derive(Clone, Debug)]
+pub struct Api {
+    /// The UNIX socket.
+    pub socket: PathBuf,
+    /// Loopback, with the file that holds the token.
+    pub loopback: Option<(SocketAddr, PathBuf)>,
+}
+
+/// The site is red above a threshold and green again below it by the hysteresis.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Thresholds {
+    /// Of the processors.
+    pub cpu: PerMille,
+    /// Of memory.
+    pub memory: PerMille,
+    /// How far below.
+    pub hysteresis: PerMille,
+    /// How long a container stays after it arrived, so that it does not bounce.
+    pub dwell: Millis,
+}
+
+/// A container follows its client when the serving site's signal is below the threshold and another's better by the
+/// margin, for as long as the hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Mobility {
+    /// The weakest signal that serves.
+    pub threshold: Dbm,
+    /// How much better another site must be, in dB.
+    pub margin_db: u16,
+    /// How long it must be so.
+    pub hold: Millis,
+}
+
+/// How long a party of a handoff waits for the next step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timeouts {
+    /// Source: from the award to `Ready`, unless the winner says that it still prepares.
+    pub ready: Millis,
+    /// Target: from its committed `Ready` to the source's `Yield`.
+    pub yield_: Millis,
+    /// Source: from its `Yield` to the target's committed `Receipt`.
+    pub receipt: Millis,
+    /// Source: from the committed `Receipt` to `Done`, after which it tells the operator.
+    pub done: Millis,
+}
+
+/// What the site writes of itself, to standard error.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Log {
+    /// As text or as JSON.
+    pub format: LogFormat,
+    /// What is written, as `tracing`'s filter directives.
+    pub filter: String,
+}
+
+/// The form of a log line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// For machines.
+    Json,
+}
+
+impl Config {
+    /// Reads the file (or the default one, if there is one), the environment and the flags.
+    ///
+    /// # Errors
+    /// [`BadConfig`] names the place, the key and what to do.
+    pub fn load(
+        file: Option<&Path>,
+        environment: impl IntoIterator<Item = (String, String)>,
+        flags: &[Setting],
+    ) -> Result<Self, BadConfig> {
+        let layers = Layers::collect(file, environment, flags)?;
+        Self::check(&layers)
+    }
+
+    fn check(layers: &Layers) -> Result<Self, BadConfig> {
+        Ok(Self {
+            data_dir: layers.get("data_dir", parse::path)?,
+            genesis: layers.get("genesis", parse::path)?,
+            key: layers.get("key", parse::path)?,
+            net: Net::check(layers)?,
+            api: Api::check(layers)?,
+            thresholds: Thresholds::check(layers)?,
+            offer_window: Millis(layers.get("offer_window_ms", parse::whole(50, 60_000))?),
+            mobility: Mobility {
+                threshold: Dbm(layers.get("client_threshold_dbm", parse::whole(-140, 0))?),
+                margin_db: layers.get("client_margin_db", parse::whole(0, 60))?,
+                hold: Millis(layers.get("client_hold_ms", parse::whole(0, 3_600_000))?),
+            },
+            timeouts: Timeouts {
+                ready: Millis(layers.get("ready_timeout_ms", parse::whole(100, 3_600_000))?),
+                yield_: Millis(layers.get("yield_timeout_ms", parse::whole(100, 3_600_000))?),
+                receipt: Millis(layers.get("receipt_timeout_ms", parse::whole(100, 3_600_000))?),
+                done: Millis(layers.get("done_timeout_ms", parse::whole(100, 86_400_000))?),
+            },
+            docker: layers.get("docker", parse::unix_socket)?,
+            log: Log {
+                format: layers.get("log_format", parse::log_format)?,
+                filter: layers.get("log", parse::log_filter)?,
+            },
+            warnings: layers.warnings.clone(),
+        })
+    }
+}
+
+impl Net {
+    fn check(layers: &Layers) -> Result<Self, BadConfig> {
+        Ok(Self {
+            listen: layers.get("listen", parse::listen)?,
+            peers: layers.get("peers", parse::peers)?,
+            mdns: layers.get("mdns", parse::switch)?,
+            address: match layers.get("address", parse::address)? {
+                Some(address) => Address(address),
+                None => Address(guess_address().ok_or(BadConfig::NoAddress)?),
+            },
+            network: layers.get("network", parse::label)?,
+            gossip: Duration::from_millis(layers.get("gossip_ms", parse::whole(100, 10_000))?),
+        })
+    }
+}
+
+impl Api {
+    fn check(layers: &Layers) -> Result<Self, BadConfig> {
+        let listen = layers.get("api_listen", parse::loopback)?;
+        let token = layers.get("api_token_file", parse::optional_path)?;
+        let loopback = match (listen, token) {
+            (Some(listen), Some(token)) => Some((listen, token)),
+            (None, _) => None,
+            (Some(_), None) => {
+                return Err(
+                    layers.refuse("api_listen", "`api_token_file` to be set too: every local user reaches loopback")
+                );
+            }
+        };
+        Ok(Self { socket: layers.get("api_socket", parse::path)?, loopback })
+    }
+}
+
+impl Thresholds {
+    fn check(layers: &Layers) -> Result<Self, BadConfig> {
+        let thresholds = Self {
+            cpu: PerMille(layers.get("cpu_threshold", parse::whole(1, 1000))?),
+            memory: PerMille(layers.get("memory_threshold", parse::whole(1, 1000))?),
+            hysteresis: PerMille(layers.get("hysteresis", parse::whole(0, 999))?),
+            dwell: Millis(layers.get("dwell_ms", parse::whole(0, 86_400_000))?),
+        };
+        if thresholds.hysteresis >= thresholds.cpu.min(thresholds.memory) {
+            return Err(layers
+                .refuse("hysteresis", "less than `cpu_threshold` and `memory_threshold`, or the site is never green"));
+        }
+        Ok(thresholds)
+    }
+}
+
+/// The address of the interface that the default route leaves by. Nothing is sent: connecting a UDP socket only picks
+/// its source address, here towards one of the addresses that RFC 5737 reserves for documentation.
+#[must_use]
+pub fn guess_address() -> Option<Ipv4Addr> {
+    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).ok()?;
+    socket.connect((Ipv4Addr::new(192, 0, 2, 1), 9)).ok()?;
+    match socket.local_addr().ok()? {
+        SocketAddr::V4(address) if !address.ip().is_unspecified() => Some(*address.ip()),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests;
