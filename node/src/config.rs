@@ -12,6 +12,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use godwit_protocol::bounded::Text;
+use godwit_protocol::handoff::Patience;
+use godwit_protocol::policy::Limits;
 use godwit_protocol::{Address, Dbm, Millis, PerMille};
 use libp2p::Multiaddr;
 
@@ -36,14 +38,12 @@ pub struct Config {
     pub net: Net,
     /// The local API.
     pub api: Api,
-    /// When the site offers containers for want of resources.
-    pub thresholds: Thresholds,
+    /// When containers leave and may come.
+    pub limits: Limits,
+    /// How long this site waits for the other side of a handoff, by its own clock.
+    pub patience: Patience,
     /// How long bidding on this site's offers lasts at most.
     pub offer_window: Millis,
-    /// When the site offers a container because its client moves away.
-    pub mobility: Mobility,
-    /// How long this site waits for the other side of a handoff, by its own clock.
-    pub timeouts: Timeouts,
     /// The container engine's socket.
     pub docker: PathBuf,
     /// What it writes of itself.
@@ -76,44 +76,6 @@ pub struct Api {
     pub socket: PathBuf,
     /// Loopback, with the file that holds the token.
     pub loopback: Option<(SocketAddr, PathBuf)>,
-}
-
-/// The site is red above a threshold and green again below it by the hysteresis.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Thresholds {
-    /// Of the processors.
-    pub cpu: PerMille,
-    /// Of memory.
-    pub memory: PerMille,
-    /// How far below.
-    pub hysteresis: PerMille,
-    /// How long a container stays after it arrived, so that it does not bounce.
-    pub dwell: Millis,
-}
-
-/// A container follows its client when the serving site's signal is below the threshold and another's better by the
-/// margin, for as long as the hold.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Mobility {
-    /// The weakest signal that serves.
-    pub threshold: Dbm,
-    /// How much better another site must be, in dB.
-    pub margin_db: u16,
-    /// How long it must be so.
-    pub hold: Millis,
-}
-
-/// How long a party of a handoff waits for the next step.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Timeouts {
-    /// Source: from the award to `Ready`, unless the winner says that it still prepares.
-    pub ready: Millis,
-    /// Target: from its committed `Ready` to the source's `Yield`.
-    pub yield_: Millis,
-    /// Source: from its `Yield` to the target's committed `Receipt`.
-    pub receipt: Millis,
-    /// Source: from the committed `Receipt` to `Done`, after which it tells the operator.
-    pub done: Millis,
 }
 
 /// What the site writes of itself, to standard error.
@@ -155,19 +117,9 @@ impl Config {
             key: layers.get("key", parse::path)?,
             net: Net::check(layers)?,
             api: Api::check(layers)?,
-            thresholds: Thresholds::check(layers)?,
+            limits: limits(layers)?,
+            patience: patience(layers)?,
             offer_window: Millis(layers.get("offer_window_ms", parse::whole(50, 60_000))?),
-            mobility: Mobility {
-                threshold: Dbm(layers.get("client_threshold_dbm", parse::whole(-140, 0))?),
-                margin_db: layers.get("client_margin_db", parse::whole(0, 60))?,
-                hold: Millis(layers.get("client_hold_ms", parse::whole(0, 3_600_000))?),
-            },
-            timeouts: Timeouts {
-                ready: Millis(layers.get("ready_timeout_ms", parse::whole(100, 3_600_000))?),
-                yield_: Millis(layers.get("yield_timeout_ms", parse::whole(100, 3_600_000))?),
-                receipt: Millis(layers.get("receipt_timeout_ms", parse::whole(100, 3_600_000))?),
-                done: Millis(layers.get("done_timeout_ms", parse::whole(100, 86_400_000))?),
-            },
             docker: layers.get("docker", parse::unix_socket)?,
             log: Log {
                 format: layers.get("log_format", parse::log_format)?,
@@ -211,21 +163,37 @@ impl Api {
     }
 }
 
-impl Thresholds {
-    fn check(layers: &Layers) -> Result<Self, BadConfig> {
-        let thresholds = Self {
-            cpu: PerMille(layers.get("cpu_threshold", parse::whole(1, 1000))?),
-            memory: PerMille(layers.get("memory_threshold", parse::whole(1, 1000))?),
-            hysteresis: PerMille(layers.get("hysteresis", parse::whole(0, 999))?),
-            dwell: Millis(layers.get("dwell_ms", parse::whole(0, 86_400_000))?),
-        };
-        if thresholds.hysteresis >= thresholds.cpu.min(thresholds.memory) {
-            return Err(layers
-                .refuse("hysteresis", "less than `cpu_threshold` and `memory_threshold`, or the site is never green"));
-        }
-        Ok(thresholds)
+fn limits(layers: &Layers) -> Result<Limits, BadConfig> {
+    let limits = Limits {
+        cpu: PerMille(layers.get("cpu_threshold", parse::whole(1, 1000))?),
+        memory: PerMille(layers.get("memory_threshold", parse::whole(1, 1000))?),
+        hysteresis: PerMille(layers.get("hysteresis", parse::whole(0, 999))?),
+        patience: Millis(layers.get("overload_ms", parse::whole(0, 3_600_000))?),
+        dwell: Millis(layers.get("dwell_ms", parse::whole(0, 86_400_000))?),
+        retry: Millis(layers.get("retry_ms", parse::whole(0, 86_400_000))?),
+        signal: Dbm(layers.get("client_threshold_dbm", parse::whole(-140, 0))?),
+        margin: Dbm(layers.get("client_margin_db", parse::whole(0, 60))?),
+    };
+    if limits.hysteresis >= limits.cpu.min(limits.memory) {
+        let expected = "less than `cpu_threshold` and `memory_threshold`, or the site is never relieved";
+        return Err(layers.refuse("hysteresis", expected));
     }
+    Ok(limits)
 }
+
+fn patience(layers: &Layers) -> Result<Patience, BadConfig> {
+    Ok(Patience {
+        ready: Millis(layers.get("ready_timeout_ms", parse::whole(100, 3_600_000))?),
+        fresh: Millis(layers.get("ready_fresh_ms", parse::whole(100, 60_000))?),
+        receipt: Millis(layers.get("receipt_timeout_ms", parse::whole(100, 3_600_000))?),
+        bytes_per_ms: layers.get("slowest_link_mbit", parse::whole(1_u64, 100_000))? * BYTES_PER_MS_IN_MBIT,
+        yield_: Millis(layers.get("yield_timeout_ms", parse::whole(100, 3_600_000))?),
+        again: Millis(layers.get("again_ms", parse::whole(100, 600_000))?),
+    })
+}
+
+/// 1 Mbit/s is 125,000 bytes a second.
+const BYTES_PER_MS_IN_MBIT: u64 = 125;
 
 /// The address of the interface that the default route leaves by. Nothing is sent: connecting a UDP socket only picks
 /// its source address, here towards one of the addresses that RFC 5737 reserves for documentation.

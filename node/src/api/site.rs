@@ -129,7 +129,7 @@ pub enum Notice {
         time: Time,
         /// The effect.
         #[schema(value_type = Object)]
-        event: Event,
+        event: Box<Event>,
     },
     /// A step of a handoff at this site.
     Step {

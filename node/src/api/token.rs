@@ -133,7 +133,6 @@ mod tests {
     #[test]
     fn a_token_file_that_others_read_or_that_holds_no_token_is_refused() {
         let good = "0123456789abcdef0123456789abcdef\n";
-        assert!(Token::read(&token_file(good, 0o600).1.clone()).is_err(), "its folder is gone");
         let (_dir, path) = token_file(good, 0o644);
         assert!(matches!(Token::read(&path), Err(BadToken::Open(_, 0o644))));
         for content in ["", "short", &format!("{good}{good}"), &"a".repeat(LONGEST + 1)] {

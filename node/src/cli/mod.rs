@@ -1,1 +1,100 @@
-//! To come.
+//! The command line: what an operator types, and what comes back.
+//!
+//! Commands that concern a running site are requests to its API; `init`, `genesis`, `config`, `doctor` and `audit` work
+//! on files; `run` is the site itself; `client` is a vehicle's or device's side.
+//!
+//! Invariant: standard output carries what was asked for and nothing else; progress and errors go to standard error.
+
+mod args;
+mod client;
+mod containers;
+mod failure;
+mod found;
+mod input;
+mod ledger;
+mod logging;
+mod member;
+mod moves;
+mod out;
+pub mod seam;
+mod site;
+mod table;
+mod vehicle;
+
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser};
+
+pub use args::Cli;
+pub use failure::Failure;
+
+use args::{ClientCommand, Command, GenesisCommand, MemberCommand};
+use client::ApiClient;
+use out::Out;
+
+/// Parses the arguments, runs the command, prints what failed. Exit codes: 0, 1 for a failure, 2 for wrong usage.
+#[must_use]
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let json = cli.json;
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(source) => return failed(&Failure::Io { what: "start the runtime".to_owned(), source }, json),
+    };
+    match runtime.block_on(run(cli)) {
+        Ok(()) => ExitCode::SUCCESS,
+        // Whoever read our output has seen enough, as `head` does.
+        Err(failure) if failure.is_broken_pipe() => ExitCode::SUCCESS,
+        Err(failure) => failed(&failure, json),
+    }
+}
+
+fn failed(failure: &Failure, json: bool) -> ExitCode {
+    eprintln!("{}", failure.text(json));
+    ExitCode::FAILURE
+}
+
+/// Runs one command.
+///
+/// # Errors
+/// [`Failure`] says what failed and what to do.
+pub async fn run(cli: Cli) -> Result<(), Failure> {
+    let out = Out { json: cli.json };
+    let config = cli.config.as_deref();
+    let api = || ApiClient::new(cli.api.clone(), config, cli.token_file.as_deref());
+    match cli.command {
+        Command::Init(args) => found::init(&args, config, out),
+        Command::Genesis(GenesisCommand::Create(args)) => found::create(&args, out),
+        Command::Genesis(GenesisCommand::Show { file }) => found::show(&file, out),
+        Command::Config { example, settings } => site::config(example, config, &settings, out),
+        Command::Run(settings) => site::run(config, &settings).await,
+        Command::Doctor(settings) => site::doctor(config, &settings, out).await,
+        Command::Status => site::status(&api()?, out).await,
+        Command::Sites => site::sites(&api()?, out).await,
+        Command::Deploy(args) => containers::deploy(&api()?, args, out).await,
+        Command::Ps { local } => containers::ps(&api()?, local, out).await,
+        Command::Stop { containers } => containers::stop(&api()?, &containers, out).await,
+        Command::Rm { containers, force } => containers::remove(&api()?, &containers, force, out).await,
+        Command::Logs { container, tail, follow } => containers::logs(&api()?, &container, tail, follow, out).await,
+        Command::Offers => moves::offers(&api()?, out).await,
+        Command::Migrate { container, prefer, wait } => moves::migrate(&api()?, &container, prefer, wait, out).await,
+        Command::Drain { off } => moves::drain(&api()?, !off, out).await,
+        Command::Timeline { offer } => moves::timeline(&api()?, &offer, out).await,
+        Command::Log { from, most, follow } => ledger::log(&api()?, from, most, follow, out).await,
+        Command::Events => ledger::events(&api()?, out).await,
+        Command::Audit { dir, genesis } => ledger::audit(&dir, genesis.as_deref(), config, out),
+        Command::Member(MemberCommand::List) => member::list(&api()?, out).await,
+        Command::Member(MemberCommand::Approve(args)) => member::approve(&api()?, &args, out).await,
+        Command::Member(MemberCommand::Submit { approvals }) => member::submit(&api()?, &approvals, out).await,
+        Command::Client(ClientCommand::Init { key }) => vehicle::init(&key, out),
+        Command::Client(ClientCommand::Report(args)) => vehicle::report(&args, out).await,
+        Command::Completions { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "godwit", &mut script);
+            out.text(&String::from_utf8_lossy(&script))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

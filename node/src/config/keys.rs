@@ -51,7 +51,9 @@ pub const KEYS: &[Key] = &[
     ),
     key("memory_threshold", "500", "As above, for memory."),
     key("hysteresis", "50", "So far below its threshold a use must fall before the site is content, in thousandths."),
+    key("overload_ms", "3000", "So long a threshold must be passed before containers are offered, in ms."),
     key("dwell_ms", "30000", "A container that arrived stays at least this long, in ms."),
+    key("retry_ms", "30000", "So long after a fruitless offer a container is not offered again, in ms."),
     key("offer_window_ms", "1000", "How long sites may bid at most, in ms, 50 to 60000."),
     key(
         "client_threshold_dbm",
@@ -59,27 +61,25 @@ pub const KEYS: &[Key] = &[
         "Below this signal of the serving site, in dBm, a container may follow its client to another site.",
     ),
     key("client_margin_db", "6", "By so much another site's signal must be better, in dB."),
-    key("client_hold_ms", "3000", "For so long, in ms."),
     key(
         "ready_timeout_ms",
-        "60000",
+        "30000",
         "How long a source waits for a winner that neither is ready nor says that it prepares, in ms.",
     ),
+    key("ready_fresh_ms", "2000", "A source freezes only if the winner's `Ready` was committed less long ago, in ms."),
     key(
         "yield_timeout_ms",
-        "60000",
+        "120000",
         "How long a target that is ready waits for the frozen container's checkpoint, in ms.",
     ),
     key(
         "receipt_timeout_ms",
-        "30000",
-        "How long a source that has yielded waits for the receipt before it aborts, in ms.",
+        "15000",
+        "How long a source that has yielded waits for the receipt before it aborts, in ms, besides the time that the \
+         checkpoint takes over the slowest link.",
     ),
-    key(
-        "done_timeout_ms",
-        "120000",
-        "How long after the receipt a source waits before it tells you that the target is silent, in ms.",
-    ),
+    key("slowest_link_mbit", "16", "The slowest link to another site that a source waits for, in Mbit/s."),
+    key("again_ms", "5000", "After this long without an answer a site says its word to the ledger again, in ms."),
     key("docker", r#""unix:///var/run/docker.sock""#, "The container engine's socket."),
     key("api_socket", r#""/run/godwit/api.sock""#, "The socket of the local API, for the owner only (mode 600)."),
     key(

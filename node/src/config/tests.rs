@@ -41,8 +41,9 @@ fn the_defaults_are_the_documented_ones() {
     assert_eq!(config.api.socket, Path::new("/run/godwit/api.sock"));
     assert_eq!(config.docker, Path::new("/var/run/docker.sock"));
     assert_eq!(config.net.listen.len(), 2);
-    assert_eq!(config.thresholds.cpu, PerMille(500));
-    assert_eq!(config.mobility.threshold, Dbm(-95));
+    assert_eq!(config.limits, Limits::default());
+    assert_eq!(config.patience, Patience::default());
+    assert_eq!(config.offer_window, godwit_protocol::offer::DEFAULT_WINDOW);
     assert!(config.api.loopback.is_none() && config.net.mdns && config.net.peers.is_empty());
 }
 
@@ -52,7 +53,7 @@ fn flags_win_over_variables_and_variables_over_the_file() {
     let config =
         load(file, &[("GODWIT_GOSSIP_MS", "2000"), ("GODWIT_LOG", "debug")], &[set("gossip_ms", "3000")]).unwrap();
     assert_eq!(config.net.gossip, Duration::from_millis(3000));
-    assert_eq!(config.thresholds.dwell, Millis(1));
+    assert_eq!(config.limits.dwell, Millis(1));
     assert_eq!(config.log.filter, "debug");
 }
 
@@ -100,11 +101,14 @@ fn every_bad_value_is_refused_by_the_name_of_its_key() {
         ("offer_window_ms", "60001"),
         ("client_threshold_dbm", "5"),
         ("client_margin_db", "61"),
-        ("client_hold_ms", "true"),
+        ("overload_ms", "true"),
+        ("retry_ms", "'later'"),
+        ("ready_fresh_ms", "0"),
+        ("slowest_link_mbit", "0"),
+        ("again_ms", "0"),
         ("ready_timeout_ms", "0"),
         ("yield_timeout_ms", "0"),
         ("receipt_timeout_ms", "0"),
-        ("done_timeout_ms", "0"),
         ("docker", "'tcp://192.0.2.1:2375'"),
         ("api_socket", "'api.sock'"),
         ("api_listen", "'0.0.0.0:4180'"),
