@@ -45,11 +45,15 @@ pub enum Promise {
     Bid {
         /// The offer.
         offer: OfferId,
+        /// The container: after a restart the ledger may have forgotten the offer.
+        container: ContainerId,
     },
     /// Source: the container may stand still from here on.
     Freeze {
         /// The offer.
         offer: OfferId,
+        /// The container: after a restart the ledger may have forgotten the offer.
+        container: ContainerId,
         /// The attempt.
         attempt: u32,
     },
@@ -85,7 +89,7 @@ impl Promise {
     #[must_use]
     pub fn offer(&self) -> OfferId {
         match self {
-            Self::Bid { offer }
+            Self::Bid { offer, .. }
             | Self::Freeze { offer, .. }
             | Self::Resume { offer }
             | Self::Abort { offer }

@@ -121,6 +121,26 @@ impl Source {
         (this, effects)
     }
 
+    /// Settles an offer that ended while this site was away and had frozen the container: makes it run if it is ours,
+    /// drops it if it is not.
+    #[must_use]
+    pub fn settle(
+        now: Time,
+        offer: OfferId,
+        container: ContainerId,
+        ours: bool,
+        patience: Patience,
+    ) -> (Self, Vec<Effect>) {
+        let mut this = Self::open(now, offer, container, Epoch(0), patience);
+        let effects = if ours {
+            this.thaw(now, true)
+        } else {
+            this.enter(now, Phase::Releasing);
+            vec![this.act(Action::Release)]
+        };
+        (this, effects)
+    }
+
     /// Whether nothing is left to do.
     #[must_use]
     pub fn is_over(&self) -> bool {
@@ -245,7 +265,7 @@ impl Source {
                 self.enter(now, Phase::Freezing);
                 self.froze = now;
                 vec![
-                    Effect::Journal(Promise::Freeze { offer: self.offer, attempt }),
+                    Effect::Journal(Promise::Freeze { offer: self.offer, container: self.container, attempt }),
                     self.tell(What::Step(Step::Freezing)),
                     self.act(Action::Freeze { target: self.peer() }),
                 ]

@@ -122,6 +122,35 @@ impl Target {
         (this, effects)
     }
 
+    /// Settles an offer that ended while this site was away and that went to somebody else: what was prepared is dropped.
+    #[must_use]
+    pub fn settle(
+        now: Time,
+        me: SiteId,
+        offer: OfferId,
+        container: ContainerId,
+        patience: Patience,
+    ) -> (Self, Vec<Effect>) {
+        let mut this = Self {
+            me,
+            offer,
+            container,
+            epoch: Epoch(0),
+            source: me,
+            patience,
+            award: None,
+            attempt: 0,
+            phase: Phase::Waiting,
+            since: now,
+            said: now,
+            yielded: None,
+            spans: Spans::default(),
+            bytes: Bytes(0),
+        };
+        let effects = this.discard(now, true);
+        (this, effects)
+    }
+
     /// The offer's source.
     #[must_use]
     pub fn source(&self) -> SiteId {

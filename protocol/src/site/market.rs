@@ -130,9 +130,11 @@ impl Site {
             load,
             downtime_ms: Millis(ENGINE_MS + open.body.size.0 / LINK_BYTES_PER_MS),
         };
+        let container = open.body.container;
         let target = Target::bid(now, self.config.me, open, self.config.patience);
         self.targets.insert(*offer, target);
-        vec![Effect::Journal(Promise::Bid { offer: *offer }), Effect::Append(Message::Bid(bid))]
+        let promise = Promise::Bid { offer: *offer, container };
+        vec![Effect::Journal(promise), Effect::Append(Message::Bid(bid))]
     }
 
     fn decline_if_named(&self, named: bool, offer: OfferId, reason: Reason) -> Vec<Effect> {

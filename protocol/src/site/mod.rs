@@ -207,7 +207,38 @@ impl Site {
             }
             self.offers.insert(open.id, open);
         }
+        effects.extend(self.settle(now, promises));
         effects
+    }
+
+    /// Settles what was promised in offers that the ledger has ended meanwhile.
+    fn settle(&mut self, now: Time, promises: &[Promise]) -> Vec<Effect> {
+        let mut effects = vec![];
+        let ended = promises.iter().filter(|promise| !self.offers.contains_key(&promise.offer()));
+        for promise in ended {
+            match promise {
+                Promise::Freeze { offer, container, .. } if !self.sources.contains_key(offer) => {
+                    let (source, wanted) =
+                        Source::settle(now, *offer, *container, self.owns(container), self.config.patience);
+                    self.sources.insert(*offer, source);
+                    effects.extend(wanted);
+                }
+                Promise::Bid { offer, container } if !self.owns(container) => {
+                    let (target, wanted) =
+                        Target::settle(now, self.config.me, *offer, *container, self.config.patience);
+                    self.targets.insert(*offer, target);
+                    effects.extend(wanted);
+                }
+                // It is here, and `Done` was said when it ran.
+                Promise::Bid { offer, .. } => effects.push(Effect::Journal(Promise::Closed { offer: *offer })),
+                _ => {}
+            }
+        }
+        effects
+    }
+
+    fn owns(&self, container: &ContainerId) -> bool {
+        self.containers.get(container).is_some_and(|known| known.owner == self.config.me)
     }
 
     /// What follows from an input.
