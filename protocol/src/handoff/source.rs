@@ -177,9 +177,10 @@ impl Source {
                 self.yield_(now, root, bytes)
             }
             (Phase::Freezing, Input::Outcome(action @ Action::Freeze { .. }, Outcome::Failed(reason))) => {
-                // What cannot be frozen for one target cannot for the next. The engine says that it runs on; make sure.
+                // What cannot be frozen for one target cannot for the next. The engine says that it runs on: made sure of
+                // at once, as no `Yield` forbids it, and once more when the offer has ended, should this fail.
                 let mut effects = vec![self.failed(action, reason.clone()), self.act(Action::Thaw)];
-                effects.extend(self.abort(now, false, Then::End, reason));
+                effects.extend(self.abort(now, true, Then::End, reason));
                 effects
             }
 
