@@ -287,6 +287,8 @@ impl Queue {
     }
 }
 
+type Frames = FramedWrite<WriteHalf<PeerStream>, LengthDelimitedCodec>;
+
 /// One stream to one peer, opened when there is something to say.
 struct Outbound {
     control: Control,
@@ -296,7 +298,7 @@ struct Outbound {
     peer: PeerId,
     protocol: Protocol,
     limit: usize,
-    stream: Option<(ReadHalf<PeerStream>, FramedWrite<WriteHalf<PeerStream>, LengthDelimitedCodec>)>,
+    stream: Option<(ReadHalf<PeerStream>, Frames)>,
 }
 
 impl Outbound {
