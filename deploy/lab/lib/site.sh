@@ -72,9 +72,22 @@ site_remove() {
   rm -rf --one-file-system "$dir"
 }
 
-engine_start() {
+engine_answers() {
   local pid
-  [ "$ENGINE" = yes ] || return 0
+  pid=$(site_pid "$1") &&
+    nsenter --target "$pid" --mount -- curl -sf -m 2 -o /dev/null --unix-socket /run/docker.sock http://engine/_ping
+}
+
+engine_wait() {
+  [ "$ENGINE" != yes ] || wait_for 60 engine_answers "$1" || die "site $1: the engine does not answer: $(engine_log "$1")"
+}
+
+engine_log() { tail -n 3 "$RUN/sites/$1/disk/upper/var/log/dockerd.log"; }
+
+# engine_revive SITE: true once the engine answers; starts one if there is none.
+engine_revive() {
+  local pid
+  ! engine_answers "$1" || return 0
   pid=$(running "$1")
   (
     detach "$RUN/sites/$1/boot.log"
@@ -82,14 +95,8 @@ engine_start() {
     exec nsenter --target "$pid" --all -- env -i HOME=/root PATH="$SITE_PATH" sh -c \
       'pgrep -x dockerd >/dev/null || { rm -f /run/docker.pid; setsid dockerd </dev/null >>/var/log/dockerd.log 2>&1 & }'
   )
-}
-
-engine_wait() {
-  [ "$ENGINE" = yes ] || return 0
-  local pid
-  pid=$(running "$1")
-  wait_for 60 nsenter --target "$pid" --mount -- curl -sf -o /dev/null --unix-socket /run/docker.sock http://engine/_ping ||
-    die "site $1: the engine does not answer: $(tail -n 3 "$RUN/sites/$1/disk/upper/var/log/dockerd.log")"
+  sleep 0.2
+  return 1
 }
 
 # wait_for SECONDS CMD...: until CMD succeeds.
@@ -114,7 +121,7 @@ status_command() {
   for site in $(sites); do
     if pid=$(site_pid "$site"); then
       engine=off
-      ! nsenter --target "$pid" --mount -- curl -sf -m 2 -o /dev/null --unix-socket /run/docker.sock http://engine/_ping || engine=on
+      ! engine_answers "$site" || engine=on
       printf '%-5s %-12s pid %-8s engine %-4s memory %s MiB\n' "$site" "$(site_ip "$site")" "$pid" "$engine" \
         "$(($(cgroup_memory_used "$site") / 1048576))"
     else
