@@ -4,6 +4,7 @@
 //! blocks holds the same state.
 //! Invariant: only `wal` and `store` do IO; `replica` is driven through `step`.
 
+pub mod audit;
 pub mod block;
 pub mod genesis;
 pub mod proof;

@@ -259,3 +259,6 @@ fn check_records(state: &State, block: &Block, verified: &[VerifiedRecord]) -> R
     let got = records_root(&ids);
     if block.header.records == got { Ok(ids) } else { Err(BadBlock::Records { want: block.header.records, got }) }
 }
+
+#[cfg(test)]
+mod tests;

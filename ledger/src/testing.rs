@@ -38,6 +38,12 @@ pub struct Mesh {
     /// The last block's time or later: the next block's.
     pub now: Time,
     pub chain: Vec<Committed>,
+    /// The state as read back from its snapshot: it must judge every block as the state does.
+    twin: State,
+    /// Who builds blocks.
+    pub proposer: u8,
+    /// Who certifies blocks.
+    pub signers: Vec<u8>,
     sequence: u64,
 }
 
@@ -142,8 +148,17 @@ impl Mesh {
             members: List::new(members).expect("few"),
         };
         genesis.check().expect("a valid genesis");
-        let state = State::genesis(&genesis);
-        Self { genesis, state, now: Time(FOUNDED.0 + 1000), chain: Vec::new(), sequence: 0 }
+        let (state, twin) = (State::genesis(&genesis), State::genesis(&genesis));
+        Self {
+            genesis,
+            state,
+            twin,
+            now: Time(FOUNDED.0 + 1000),
+            chain: Vec::new(),
+            proposer: 0,
+            signers: vec![0, 1, 2],
+            sequence: 0,
+        }
     }
 
     /// Signs a message as the site's next record.
@@ -176,15 +191,32 @@ impl Mesh {
         self.append(block, applied)
     }
 
+    /// Commits those of the records that hold, if there are any or a block is due; gives the refusals of the others.
+    pub fn commit_what_holds(
+        &mut self,
+        at: Time,
+        records: Vec<VerifiedRecord>,
+    ) -> (Vec<Event>, Vec<(RecordId, Refusal)>) {
+        self.now = at;
+        let (block, applied, refused) = build(&self.state, site(self.proposer), at, records);
+        if block.records.is_empty() && self.state.due().is_none_or(|due| at < due) {
+            return (Vec::new(), refused);
+        }
+        (self.append(block, applied), refused)
+    }
+
     fn append(&mut self, block: Block, applied: Applied) -> Vec<Event> {
-        let judged = self.judge(&block).expect("what build makes is valid");
-        assert_eq!(judged.events, applied.events, "builder and validator agree");
-        assert_eq!(judged.state.root(), applied.state.root());
+        let verified = verify_records(&self.state.mesh(), &block).expect("its signatures hold");
+        for judge in [&self.state, &self.twin] {
+            let judged = validate(judge, &block, &verified).expect("what build makes is valid");
+            assert_eq!(judged.events, applied.events, "builder and validator agree");
+            assert_eq!((judged.state.root(), judged.state.tip()), (applied.state.root(), applied.state.tip()));
+        }
         let snapshot = applied.state.encode();
-        let restored = State::decode(&self.genesis, &snapshot).expect("a snapshot is read back");
-        assert_eq!(restored.root(), applied.state.root(), "the root is that of the content, computed from scratch");
-        assert_eq!(restored.encode(), snapshot);
-        let certificate = self.certify(&block, &[0, 1, 2]);
+        // Its root is computed from scratch and compared with the header's.
+        self.twin = State::decode(&self.genesis, &snapshot).expect("a snapshot is read back");
+        assert_eq!(self.twin.encode(), snapshot);
+        let certificate = self.certify(&block, &self.signers);
         self.chain.push(Committed { block, certificate });
         self.state = applied.state;
         applied.events

@@ -7,6 +7,7 @@ mod containers;
 mod every_record;
 mod handoffs;
 mod membership;
+mod random;
 mod receipts;
 mod time;
 
