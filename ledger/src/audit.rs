@@ -230,7 +230,7 @@ mod tests {
     #[test]
     fn a_flipped_bit_anywhere_is_named_with_its_height() {
         let mesh = honest();
-        let at = 5; // of the bids, the award among their effects
+        let at = 1; // of the offer
         let bytes = encode(&mesh.chain[at]).expect("small");
         for place in 0..bytes.len() {
             let mut flipped = bytes.clone();

@@ -101,7 +101,7 @@ fn validators(mesh: &Mesh, pick: u8) -> Vec<u8> {
 
 fn change(mesh: &Mesh, pick: u8) -> Message {
     let (n, role) = (pick % SITES, [Role::Validator, Role::Member, Role::Observer][usize::from(pick) % 3]);
-    let change = if pick % 5 == 0 { Change::Remove(site(n)) } else { Change::Put(member(n, role)) };
+    let change = if pick.is_multiple_of(5) { Change::Remove(site(n)) } else { Change::Put(member(n, role)) };
     mesh.membership(mesh.state.membership_epoch(), change, &validators(mesh, pick / 2))
 }
 
