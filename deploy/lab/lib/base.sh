@@ -11,11 +11,14 @@ CRIU_AT_LEAST=4.2
 base_command() {
   case ${1:-} in
     '') if [ -d "$BASE_ROOT" ]; then say "base is at $BASE_ROOT"; else base_build; fi ;;
-    --rebuild) base_build ;;
+    --rebuild) base_build again ;;
     --remove)
       check_root
+      mkdir -p "$LAB_DIR/labs"
+      take_lock
       base_unused
       rm -rf --one-file-system "$LAB_DIR/base"
+      rmdir "$LAB_DIR/labs" "$LAB_DIR" 2>/dev/null || true # the directory may hold more than ours
       ;;
     *) die "base: unknown option '$1'" ;;
   esac
@@ -28,6 +31,7 @@ base_unused() {
   [ -z "$labs" ] || die "labs use the base, take them down first: $labs"
 }
 
+# base_build [again]: builds it if it is not there, or in any case.
 base_build() {
   check_machine
   command -v debootstrap >/dev/null || die "missing command; install it: apt-get install debootstrap debian-archive-keyring"
@@ -39,9 +43,14 @@ base_build() {
   [ -e "$script" ] || die "debootstrap knows neither trixie nor sid: update the package debootstrap"
   local keyring=/usr/share/keyrings/debian-archive-keyring.gpg
   [ -e "$keyring" ] || die "missing Debian's archive keys; install them: apt-get install debian-archive-keyring"
-  base_unused
   mkdir -p "$LAB_DIR/base" "$LAB_DIR/labs"
   take_lock
+  if [ "${1:-}" = again ]; then
+    base_unused
+  elif [ -d "$BASE_ROOT" ]; then # another command has built it while this one waited
+    exec 9<&-
+    return 0
+  fi
   local root=$LAB_DIR/base/.build mirror log=$LAB_DIR/base/build.log proxy
   mirror=$(debian_mirror)
   proxy=$(apt-config shell P Acquire::http::Proxy 2>/dev/null | sed "s/^P='\(.*\)'$/\1/")

@@ -49,7 +49,7 @@ check_machine() {
 take_lock() {
   [ -d "$LAB_DIR/labs" ] || die "lab '$LAB_NAME' is not up"
   exec 9<"$LAB_DIR/labs"
-  flock -w 120 9 || die "another lab command has held $LAB_DIR/labs for two minutes"
+  flock -w 300 9 || die "another lab command has held $LAB_DIR/labs for five minutes"
 }
 
 # For what outlives this command: gives up the lock and every other descriptor, such as a caller's pipe, which would
