@@ -1,0 +1,188 @@
+//! A modelled container engine: it does one task of a container after the other, takes its time, may fail, and outlives
+//! the process that asked it, as a container engine does.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use godwit_protocol::bid::Reason;
+use godwit_protocol::bounded::Text;
+use godwit_protocol::handoff::{Action, Outcome, Task};
+use godwit_protocol::{Bytes, ContainerId, Hash, OfferId, Time};
+
+/// What a site has of a container.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Copy {
+    /// It runs since then; its counter stood at `count`.
+    Running {
+        /// The counter at the start.
+        count: u64,
+        /// When it began to run.
+        since: Time,
+    },
+    /// It stands still, on disk.
+    Frozen {
+        /// Where its counter stopped.
+        count: u64,
+        /// Of its manifest.
+        root: Hash,
+    },
+    /// Created, but without state.
+    Prepared {
+        /// For which handoff.
+        offer: OfferId,
+    },
+    /// All its state is here; it has never run here.
+    Fetched {
+        /// In which handoff.
+        offer: OfferId,
+        /// Where its counter stopped at the source.
+        count: u64,
+    },
+}
+
+/// One site's engine.
+#[derive(Clone, Debug, Default)]
+pub struct Engine {
+    /// At most one copy of a container.
+    pub copies: BTreeMap<ContainerId, Copy>,
+    /// The first task of each queue is being done.
+    queues: BTreeMap<ContainerId, VecDeque<Asked>>,
+}
+
+/// A task and the life of the process that asked for it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Asked {
+    /// What is to be done.
+    pub task: Task,
+    /// Who asked: answers to an earlier life are lost.
+    pub life: u32,
+}
+
+/// What the world contributes to a task's end.
+#[derive(Clone, Copy, Debug)]
+pub struct Circumstances {
+    /// The true time.
+    pub now: Time,
+    /// Whether it fails.
+    pub fails: bool,
+    /// The source's copy, if the source can be reached; for [`Action::Prepare`] and [`Action::Fetch`].
+    pub source: Option<Copy>,
+}
+
+impl Copy {
+    /// The counter at a time.
+    #[must_use]
+    pub fn count(&self, now: Time) -> u64 {
+        match self {
+            Self::Running { count, since } => count + now.since(*since).0,
+            Self::Frozen { count, .. } | Self::Fetched { count, .. } => *count,
+            Self::Prepared { .. } => 0,
+        }
+    }
+}
+
+impl Engine {
+    /// Takes a task; true if it begins at once.
+    pub fn ask(&mut self, asked: Asked) -> bool {
+        let queue = self.queues.entry(asked.task.container).or_default();
+        queue.push_back(asked);
+        queue.len() == 1
+    }
+
+    /// The process that asked is gone: only what was begun is finished.
+    pub fn orphan(&mut self) {
+        for queue in self.queues.values_mut() {
+            queue.truncate(1);
+        }
+    }
+
+    /// The task of a container that is being done.
+    #[must_use]
+    pub fn current(&self, container: &ContainerId) -> Option<Asked> {
+        self.queues.get(container)?.front().cloned()
+    }
+
+    /// Whether nothing is being done.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        self.queues.is_empty()
+    }
+
+    /// Ends the current task of a container: what it led to, and the task that begins.
+    pub fn finish(&mut self, container: &ContainerId, world: Circumstances) -> Option<(Asked, Outcome, Option<Asked>)> {
+        let queue = self.queues.get_mut(container)?;
+        let asked = queue.pop_front()?;
+        let next = queue.front().cloned();
+        if next.is_none() {
+            self.queues.remove(container);
+        }
+        let outcome = self.perform(&asked.task, world);
+        Some((asked, outcome, next))
+    }
+
+    fn perform(&mut self, task: &Task, world: Circumstances) -> Outcome {
+        let (id, now) = (task.container, world.now);
+        let copy = self.copies.get(&id).copied();
+        let failed = |what: &str| Outcome::Failed(Reason::Failed(Text::clipped(what)));
+        match (task.action, copy) {
+            (Action::Serve { .. }, _) if world.fails => failed("serve"),
+            (Action::Serve { .. }, Some(Copy::Running { .. })) => Outcome::Serving,
+            (Action::Serve { .. }, _) => failed("not running here"),
+
+            (Action::Prepare { .. }, _) if world.fails => failed("prepare"),
+            (Action::Prepare { .. }, Some(Copy::Running { .. } | Copy::Frozen { .. })) => {
+                failed("another copy is here")
+            }
+            (Action::Prepare { .. }, _) if world.source.is_none() => failed("source unreachable"),
+            (Action::Prepare { .. }, Some(Copy::Fetched { offer, .. })) if offer == task.offer => Outcome::Prepared,
+            (Action::Prepare { .. }, _) => {
+                self.copies.insert(id, Copy::Prepared { offer: task.offer });
+                Outcome::Prepared
+            }
+
+            // Half of the failures leave the container standing still.
+            (Action::Freeze { .. }, Some(copy @ Copy::Running { .. })) => {
+                let count = copy.count(now);
+                if world.fails && count % 2 == 0 {
+                    return failed("freeze");
+                }
+                let root = Hash::of_parts("frozen", &[&id.0, &task.offer.0, &count.to_le_bytes()]);
+                self.copies.insert(id, Copy::Frozen { count, root });
+                if world.fails { failed("freeze, half way") } else { Outcome::Frozen { root, bytes: Bytes(1 << 20) } }
+            }
+            (Action::Freeze { .. }, Some(Copy::Frozen { root, .. })) => Outcome::Frozen { root, bytes: Bytes(1 << 20) },
+            (Action::Freeze { .. }, _) => failed("nothing to freeze"),
+
+            (Action::Fetch { .. }, _) if world.fails => failed("fetch"),
+            (Action::Fetch { root, .. }, Some(Copy::Prepared { .. } | Copy::Fetched { .. })) => match world.source {
+                Some(Copy::Frozen { count, root: theirs }) if theirs == root => {
+                    self.copies.insert(id, Copy::Fetched { offer: task.offer, count });
+                    Outcome::Fetched { bytes: Bytes(1 << 20) }
+                }
+                _ => failed("the source does not have that root"),
+            },
+            (Action::Fetch { .. }, _) => failed("nothing was prepared"),
+
+            (Action::Resume, Some(Copy::Running { .. })) => Outcome::Resumed,
+            (Action::Resume, _) if world.fails => failed("resume"),
+            (Action::Resume, Some(copy @ Copy::Fetched { .. })) => {
+                self.copies.insert(id, Copy::Running { count: copy.count(now), since: now });
+                Outcome::Resumed
+            }
+            (Action::Resume, _) => failed("nothing to resume"),
+
+            (Action::Thaw, Some(Copy::Running { .. })) => Outcome::Settled,
+            (Action::Thaw, _) if world.fails => failed("thaw"),
+            (Action::Thaw, Some(copy @ Copy::Frozen { .. })) => {
+                self.copies.insert(id, Copy::Running { count: copy.count(now), since: now });
+                Outcome::Settled
+            }
+            (Action::Thaw, _) => failed("nothing to thaw"),
+
+            (Action::Discard | Action::Release, _) if world.fails => failed("drop"),
+            (Action::Discard | Action::Release, _) => {
+                self.copies.remove(&id);
+                Outcome::Settled
+            }
+        }
+    }
+}
