@@ -36,7 +36,7 @@ impl Moment {
 }
 
 impl Events {
-    /// Begins to listen; what happens from now on is not missed.
+    /// Begins to listen; what happens once this has returned is not missed.
     ///
     /// # Errors
     /// When the API does not answer.
@@ -50,7 +50,7 @@ impl Events {
             .spawn()
             .with_context(|| format!("start {command:?}"))?;
         let mut lines = BufReader::new(child.stdout.take().context("no stdout")?);
-        // The head of the answer is sent once the stream is open.
+        // The head of the answer is sent once the site has subscribed us. `godwit events` prints no such sign.
         let mut head = String::new();
         lines.read_line(&mut head).context("read from the event stream")?;
         if !head.contains("200") {
@@ -81,8 +81,12 @@ impl Events {
             match self.notices.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
                 Ok(notice) if moment.is(&notice) => return Ok(notice),
                 Ok(notice) => others.push(short(&notice)),
-                Err(RecvTimeoutError::Timeout) => bail!("{moment:?} did not come in {} s; {others:?} did", limit.as_secs()),
-                Err(RecvTimeoutError::Disconnected) => bail!("the event stream ended before {moment:?}; {others:?} came"),
+                Err(RecvTimeoutError::Timeout) => {
+                    bail!("{moment:?} did not come in {} s; {others:?} did", limit.as_secs())
+                }
+                Err(RecvTimeoutError::Disconnected) => {
+                    bail!("the event stream ended before {moment:?}; {others:?} came")
+                }
             }
         }
     }

@@ -36,7 +36,8 @@ pub fn quiet(nodes: &[Node], owner: &str) -> Result<()> {
 /// When the engine does not answer.
 pub fn containers(site: &Site, state: &str) -> Result<Vec<String>> {
     let filter = format!("status={state}");
-    let listed = crate::artifacts::run(site.command("docker").args(["ps", "-a", "--no-trunc", "-q", "--filter", &filter]))?;
+    let listed =
+        crate::artifacts::run(site.command("docker").args(["ps", "-a", "--no-trunc", "-q", "--filter", &filter]))?;
     Ok(listed.split_whitespace().map(str::to_owned).collect())
 }
 

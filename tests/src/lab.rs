@@ -53,6 +53,12 @@ impl Lab {
         Ok(lab)
     }
 
+    /// Its name among the machine's labs.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.0.name
+    }
+
     /// A site, by its number from 1.
     #[must_use]
     pub fn site(&self, number: usize) -> Site {
@@ -95,6 +101,14 @@ impl Lab {
     /// When the lab refuses.
     pub fn cut_off(&self, site: &Site) -> Result<()> {
         run(self.command().args(["cut", &site.name])).map(drop)
+    }
+
+    /// Starts what is off in a site: all of it, or its engine.
+    ///
+    /// # Errors
+    /// When the lab refuses.
+    pub fn power_on(&self, site: &Site) -> Result<()> {
+        run(self.command().args(["start", &site.name])).map(drop)
     }
 
     /// Undoes all cuts.

@@ -9,7 +9,7 @@ use crate::genesis::{self, Settings};
 use crate::inspect;
 use crate::lab::Lab;
 use crate::node::Node;
-use crate::view::{Container, Offer, Status};
+use crate::view::{Container, Offer, Offered, Status};
 use crate::wait::{LONG, until};
 use crate::workload::{self, IMAGE, Workload};
 
@@ -155,6 +155,27 @@ impl Mesh {
         let workload = Workload::at(gateway.site(), &container.address)?;
         self.until("the workload answers", LONG, |_| workload.count())?;
         Ok((container, workload))
+    }
+
+    /// Asks for a move as an operator; the offer, once it is in the ledger.
+    ///
+    /// # Errors
+    /// When there is no offer.
+    pub fn offer(&self, from: &Node, container: &str, prefer: Option<&str>) -> Result<Offer> {
+        let mut arguments = vec!["migrate", container];
+        arguments.extend(prefer.iter().flat_map(|site| ["--prefer", site]));
+        // Not while an earlier handoff of it is being closed.
+        let offered: Offered = self.until("the container can be offered", LONG, |_| from.ask(&arguments))?;
+        self.until("the offer is in the ledger", LONG, |_| from.offer(&offered.offer))
+    }
+
+    /// As [`Mesh::offer`], to the end of the handoff.
+    ///
+    /// # Errors
+    /// When there is no offer, or it does not end.
+    pub fn migrate(&self, from: &Node, container: &str, prefer: Option<&str>) -> Result<Offer> {
+        let offer = self.offer(from, container, prefer)?;
+        self.ended(from, &offer.offer)
     }
 
     /// Waits until an offer has ended, one way or the other.

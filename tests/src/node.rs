@@ -15,6 +15,9 @@ use crate::lab::Site;
 use crate::view::{Block, Container, Offer, SiteLine, Status, Timeline};
 use crate::wait::{LONG, until};
 
+/// The daemon's pid, as its site counts it.
+const PID: &str = "/run/godwit.pid";
+
 /// Lines of a log that are shown when a test fails.
 const TAIL: usize = 25;
 
@@ -28,6 +31,7 @@ pub struct Node {
     process: Arc<Mutex<Option<Child>>>,
     /// Put before `godwit run`, for example a tracer.
     pub wrapper: Vec<String>,
+    run_arguments: Arc<Mutex<Vec<String>>>,
 }
 
 /// Where it runs.
@@ -57,7 +61,14 @@ impl Node {
     }
 
     fn new(name: &str, place: Place, log: PathBuf) -> Self {
-        Self { name: name.to_owned(), place, log, process: Arc::default(), wrapper: Vec::new() }
+        Self {
+            name: name.to_owned(),
+            place,
+            log,
+            process: Arc::default(),
+            wrapper: Vec::new(),
+            run_arguments: Arc::default(),
+        }
     }
 
     /// Where it runs.
@@ -78,45 +89,47 @@ impl Node {
         }
     }
 
-    /// Its configuration file, where it runs.
+    /// Its configuration file, where it runs. In the lab all files are where `godwit` expects them by default.
     #[must_use]
     pub fn config(&self) -> String {
-        self.path("godwit.toml")
+        self.path("/etc/godwit/godwit.toml")
+    }
+
+    /// The mesh's genesis, where it runs.
+    #[must_use]
+    pub fn genesis(&self) -> String {
+        self.path("/etc/godwit/genesis.toml")
     }
 
     /// Its data, where it runs.
     #[must_use]
     pub fn data(&self) -> String {
-        self.path("data")
+        self.path("/var/lib/godwit")
     }
 
     /// Its API's socket, where it runs.
     #[must_use]
     pub fn socket(&self) -> String {
-        match &self.place {
-            Place::Lab(_) => "/run/godwit/godwit.sock".to_owned(),
-            Place::Here(folder) => folder.join("sock").display().to_string(),
-        }
+        self.path("/run/godwit/api.sock")
     }
 
-    /// A file of its own, where it runs.
+    /// Where a file of a site is: as on a machine of its own in the lab, else in the node's folder.
     #[must_use]
     pub fn path(&self, file: &str) -> String {
         match &self.place {
-            Place::Lab(_) => format!("/var/lib/godwit/{file}"),
-            Place::Here(folder) => folder.join(file).display().to_string(),
+            Place::Lab(_) => file.to_owned(),
+            Place::Here(folder) => folder.join(file.rsplit('/').next().unwrap_or(file)).display().to_string(),
         }
     }
 
-    /// Writes such a file.
+    /// Writes a file where it runs.
     ///
     /// # Errors
     /// When it cannot be written.
-    pub fn put(&self, file: &str, content: &[u8]) -> Result<()> {
-        let path = self.path(file);
+    pub fn put(&self, path: &str, content: &[u8]) -> Result<()> {
         match &self.place {
-            Place::Lab(site) => site.put(content, &path),
-            Place::Here(_) => fs::write(&path, content).with_context(|| format!("write {path}")),
+            Place::Lab(site) => site.put(content, path),
+            Place::Here(_) => fs::write(path, content).with_context(|| format!("write {path}")),
         }
     }
 
@@ -140,6 +153,14 @@ impl Node {
         }
     }
 
+    /// Puts more arguments after `godwit run`, from its next start on.
+    ///
+    /// # Panics
+    /// Never.
+    pub fn run_with(&self, arguments: Vec<String>) {
+        self.run_arguments.lock().expect("nobody panics with it").extend(arguments);
+    }
+
     /// Starts the daemon; its output goes on in the same log.
     ///
     /// # Errors
@@ -149,17 +170,16 @@ impl Node {
         ensure!(process.is_none(), "{} is running", self.name);
         let log = File::options().create(true).append(true).open(&self.log);
         let log = log.with_context(|| format!("open {}", self.log.display()))?;
-        // The shell's pid, as the site counts it, becomes the daemon's.
-        let pid_file = self.path("pid");
-        let godwit = self.godwit()?;
-        let (program, arguments) = match &self.place {
-            Place::Lab(_) => ("godwit".into(), vec![]),
-            Place::Here(_) => (godwit.get_program().to_owned(), vec![]),
+        let program = match &self.place {
+            Place::Lab(_) => PathBuf::from("godwit"),
+            Place::Here(_) => artifacts::godwit()?,
         };
-        let arguments: Vec<std::ffi::OsString> = arguments;
+        // The shell's pid, as the site counts it, becomes the daemon's.
         let mut command = self.command("sh");
-        command.args(["-euc", "echo $$ >\"$0\"; exec \"$@\"", &pid_file]).args(&self.wrapper).arg(program);
-        command.args(arguments).args(["--config", &self.config(), "run"]);
+        command.args(["-euc", "echo $$ >\"$0\"; exec \"$@\"", &self.path(PID)]).args(&self.wrapper).arg(program);
+        command
+            .args(["--config", &self.config(), "run"])
+            .args(&*self.run_arguments.lock().expect("nobody panics with it"));
         command.stdin(Stdio::null()).stdout(log.try_clone().context("share the log")?).stderr(log);
         *process = Some(command.spawn().with_context(|| format!("start {command:?}"))?);
         Ok(())
@@ -175,7 +195,7 @@ impl Node {
         child.kill().context("kill")?;
         child.wait().context("wait")?;
         if let Place::Lab(site) = &self.place {
-            site.shell(&format!("pid=$(cat {}); while kill -0 $pid 2>/dev/null; do sleep 0.01; done", self.path("pid")))?;
+            site.shell(&format!("pid=$(cat {}); while kill -0 $pid 2>/dev/null; do sleep 0.01; done", self.path(PID)))?;
         }
         Ok(())
     }
@@ -187,7 +207,7 @@ impl Node {
     pub fn stop(&self) -> Result<()> {
         let mut child = self.process().take().with_context(|| format!("{} does not run", self.name))?;
         match &self.place {
-            Place::Lab(site) => drop(site.shell(&format!("kill -TERM $(cat {})", self.path("pid")))?),
+            Place::Lab(site) => drop(site.shell(&format!("kill -TERM $(cat {})", self.path(PID)))?),
             Place::Here(_) => {
                 kill(Pid::from_raw(i32::try_from(child.id()).context("pid")?), Signal::SIGTERM).context("SIGTERM")?;
             }
@@ -238,7 +258,7 @@ impl Node {
     /// # Errors
     /// When the command fails.
     pub fn say(&self, arguments: &[&str]) -> Result<String> {
-        run(self.godwit()?.args(["--socket", &self.socket(), "--json"]).args(arguments))
+        run(self.godwit()?.args(["--api", &self.socket(), "--json"]).args(arguments))
     }
 
     /// As a person sees it.
@@ -246,7 +266,7 @@ impl Node {
     /// # Errors
     /// When the command fails.
     pub fn show(&self, arguments: &[&str]) -> Result<String> {
-        run(self.godwit()?.args(["--socket", &self.socket()]).args(arguments))
+        run(self.godwit()?.args(["--api", &self.socket()]).args(arguments))
     }
 
     /// # Errors
@@ -265,7 +285,9 @@ impl Node {
     /// When it does not answer, or knows no such container.
     pub fn container(&self, name: &str) -> Result<Container> {
         let all: Vec<Container> = self.ask(&["ps"])?;
-        all.into_iter().find(|one| one.name == name || one.container == name).with_context(|| format!("no container {name}"))
+        all.into_iter()
+            .find(|one| one.name == name || one.container == name)
+            .with_context(|| format!("no container {name}"))
     }
 
     /// Newest first.

@@ -46,7 +46,9 @@ pub fn build() -> Result<(PathBuf, PathBuf)> {
         let target = artifacts::target()?;
         // A name of our own, then a rename inside the script: others may be reading the image.
         let image = target.join("e2e/workload.tar");
-        run(Command::new(artifacts::root().join("tests/workload/image.sh")).arg(&image).env("CARGO_TARGET_DIR", &target))?;
+        run(Command::new(artifacts::root().join("tests/workload/image.sh"))
+            .arg(&image)
+            .env("CARGO_TARGET_DIR", &target))?;
         let triple = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
         Ok((image, target.join(triple).join("release/workload")))
     };
@@ -142,8 +144,11 @@ impl Workload {
     pub fn probe(&self) -> Result<Probe> {
         let mut command = self.lab.backbone(&self.program);
         command.args(["probe", &format!("{}:8081", self.address), "--seconds", "0", "--json"]);
-        let mut child =
-            command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().with_context(|| format!("start {command:?}"))?;
+        let mut child = command
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .with_context(|| format!("start {command:?}"))?;
         let mut line = String::new();
         let stderr = child.stderr.take().context("no stderr")?;
         BufReader::new(stderr).read_line(&mut line).context("read from the probe")?;

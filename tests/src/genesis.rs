@@ -1,0 +1,96 @@
+//! Founding a mesh with `godwit init` and `godwit genesis create`, as operators do.
+
+use std::net::{TcpListener, UdpSocket};
+
+use anyhow::{Context, Result, ensure};
+
+use crate::artifacts::run;
+use crate::node::{Node, Place};
+
+/// What differs from the default in a test's mesh.
+#[derive(Clone, Debug, Default)]
+pub struct Settings(Vec<(String, String)>);
+
+impl Settings {
+    /// A busy machine's processors say nothing about a site: only memory makes it red, and soon.
+    #[must_use]
+    pub fn for_tests() -> Self {
+        Self::default()
+            .with("cpu_threshold", 1000)
+            .with("overload_ms", 500)
+            .with("dwell_ms", 1000)
+            .with("retry_ms", 2000)
+            .with("gossip_ms", 1000)
+            .with("log", "info,godwit=debug")
+    }
+
+    /// With another setting, as `godwit config --example` names it.
+    #[must_use]
+    pub fn with(mut self, key: &str, value: impl ToString) -> Self {
+        self.0.retain(|(known, _)| known != key);
+        self.0.push((key.to_owned(), value.to_string()));
+        self
+    }
+
+    /// As flags of `godwit run`.
+    #[must_use]
+    pub fn flags(&self) -> Vec<String> {
+        self.0.iter().flat_map(|(key, value)| ["--set".to_owned(), format!("{key}={value}")]).collect()
+    }
+}
+
+/// Keys and configuration on each site, one genesis from their member lines, a copy of it on each.
+///
+/// # Errors
+/// When a site refuses.
+pub fn found(nodes: &[Node], settings: &Settings) -> Result<()> {
+    let members = nodes.iter().map(init).collect::<Result<Vec<_>>>()?;
+    let first = nodes.first().context("no nodes")?;
+    let genesis = run(first.godwit()?.args(["genesis", "create", "--name", "test"]).args(&members))?;
+    ensure!(genesis.contains("members"), "godwit genesis create printed {genesis}");
+    for node in nodes {
+        node.put(&node.genesis(), genesis.as_bytes())?;
+        node.run_with(settings.flags());
+    }
+    Ok(())
+}
+
+/// Makes the site's key and configuration; its member line.
+fn init(node: &Node) -> Result<String> {
+    let mut command = node.godwit()?;
+    command.args(["--config", &node.config(), "init", "--name", &node.name]);
+    match node.place() {
+        Place::Lab(site) => {
+            command.args(["--address", &site.address(), "--network", "lab"]);
+        }
+        Place::Here(_) => {
+            let port = free_port()?;
+            command.args(["--address", "127.0.0.1", "--network", "loopback"]);
+            command.args(["--listen", &format!("/ip4/127.0.0.1/udp/{port}/quic-v1")]);
+            command.args(["--listen", &format!("/ip4/127.0.0.1/tcp/{port}")]);
+            command.args(["--key", &node.path("site.key"), "--data-dir", &node.data(), "--genesis", &node.genesis()]);
+            node.run_with(vec![
+                "--set".to_owned(),
+                format!("api_socket={}", node.socket()),
+                "--set".to_owned(),
+                // No engine: whatever runs on this machine is not ours.
+                format!("docker=unix://{}", node.path("no-engine.sock")),
+                "--set".to_owned(),
+                "mdns=false".to_owned(),
+            ]);
+        }
+    }
+    run(&mut command).map(|line| line.trim().to_owned())
+}
+
+/// A port that is free for UDP and TCP now.
+fn free_port() -> Result<u16> {
+    for _ in 0..100 {
+        let udp = UdpSocket::bind(("127.0.0.1", 0)).context("bind a UDP port")?;
+        let port = udp.local_addr().context("own address")?.port();
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return Ok(port);
+        }
+    }
+    anyhow::bail!("no port is free for both UDP and TCP")
+}
