@@ -1,11 +1,14 @@
 //! Founding a mesh with `godwit init` and `godwit genesis create`, as operators do.
 
 use std::net::{TcpListener, UdpSocket};
+use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 
 use crate::artifacts::run;
+use crate::mesh::Mesh;
 use crate::node::{Node, Place};
+use crate::wait::LONG;
 
 /// What differs from the default in a test's mesh.
 #[derive(Clone, Debug, Default)]
@@ -22,6 +25,12 @@ impl Settings {
             .with("retry_ms", 2000)
             .with("gossip_ms", 1000)
             .with("log", "info,godwit=debug")
+    }
+
+    /// As delivered, but for the limits: what moves is moved by hand, and may move on at once.
+    #[must_use]
+    pub fn for_bench() -> Self {
+        Self::default().with("cpu_threshold", 1000).with("dwell_ms", 0).with("retry_ms", 0)
     }
 
     /// With another setting, as `godwit config --example` names it.
@@ -93,4 +102,71 @@ fn free_port() -> Result<u16> {
         }
     }
     anyhow::bail!("no port is free for both UDP and TCP")
+}
+
+/// A change of the membership: the record that a mesh without containers has to decide about.
+#[derive(Clone, Debug)]
+pub struct Change {
+    member: String,
+    approvals: Vec<String>,
+}
+
+impl Change {
+    /// Admits a new observer of this name.
+    ///
+    /// # Errors
+    /// When its key cannot be made.
+    pub fn admit(folder: &Path, name: &str) -> Result<Self> {
+        let node = Node::here(name, &folder.join(name))?;
+        let mut command = node.godwit()?;
+        command.args([
+            "--config",
+            &node.config(),
+            "init",
+            "--name",
+            name,
+            "--role",
+            "observer",
+            "--address",
+            "127.0.0.1",
+        ]);
+        Ok(Self { member: run(&mut command)?.trim().to_owned(), approvals: Vec::new() })
+    }
+
+    /// With the signatures of as many of these validators as it takes.
+    ///
+    /// # Errors
+    /// When one refuses.
+    pub fn approved(mut self, validators: &[Node]) -> Result<Self> {
+        for node in validators.iter().take(3) {
+            self.approvals.push(node.say(&["member", "approve", "--put", &self.member])?);
+        }
+        Ok(self)
+    }
+
+    /// Says it in the ledger.
+    ///
+    /// # Errors
+    /// When the site refuses it.
+    pub fn submit(&self, node: &Node) -> Result<()> {
+        let file = node.path("approvals.json");
+        node.put(&file, self.approvals.concat().as_bytes())?;
+        node.say(&["member", "submit", &file]).map(drop)
+    }
+
+    /// All of that, until `nodes` have it in their ledger.
+    ///
+    /// # Errors
+    /// When it is refused or does not come into force.
+    pub fn commit(self, mesh: &Mesh, nodes: &[Node]) -> Result<()> {
+        let before = nodes.first().context("no nodes")?.status()?.members;
+        self.approved(nodes)?.submit(&nodes[0])?;
+        mesh.until("the new member is admitted", LONG, |_| {
+            for node in nodes {
+                let status = node.status()?;
+                ensure!(status.members > before, "{status:?}");
+            }
+            Ok(())
+        })
+    }
 }

@@ -182,6 +182,15 @@ impl Site {
         run(self.command("sh").args(["-euc", script])).with_context(|| format!("in site {}", self.name))
     }
 
+    /// Its first process, as this machine counts it.
+    ///
+    /// # Errors
+    /// When the site is off.
+    pub fn init(&self) -> Result<u32> {
+        let said = run(self.lab.command().args(["pid", &self.name]))?;
+        said.trim().parse().with_context(|| format!("lab pid says {said}"))
+    }
+
     /// Its address on the network between the sites.
     #[must_use]
     pub fn address(&self) -> String {
