@@ -10,15 +10,24 @@ lab=yes
 for argument in "$@"; do
   case $argument in
     --no-lab) lab=no ;;
-    -h | --help) sed -n '2,5s/^# \{0,1\}//p' "$0"; exit 0 ;;
-    *) echo "run.sh: unknown argument $argument (try --help)" >&2; exit 2 ;;
+    -h | --help)
+      sed -n '2,5s/^# \{0,1\}//p' "$0"
+      exit 0
+      ;;
+    *)
+      echo "run.sh: unknown argument $argument (try --help)" >&2
+      exit 2
+      ;;
   esac
 done
 
-step() { printf '\n== %s\n' "$*"; }
+step() { printf '\n== %s (%d min %d s so far)\n' "$*" $((SECONDS / 60)) $((SECONDS % 60)); }
 
 step "install what is missing"
 tests/setup.sh
+
+step "scripts"
+git ls-files -z '*.sh' .ci/run deploy/lab/lab deploy/lab/site-init | xargs -0 shellcheck --external-sources
 
 step "format"
 cargo fmt --all --check
@@ -26,11 +35,18 @@ cargo fmt --all --check
 step "lints"
 cargo clippy --workspace --all-targets --quiet -- -D warnings
 
+# Always the whole workspace: another selection of crates would have other features, and be built again.
+step "build"
+cargo build --workspace --all-targets --quiet
+
 step "tests"
-cargo build --workspace --quiet
-cargo nextest run --workspace --no-fail-fast
+cargo nextest run --workspace -E 'not binary(/^lab_/)'
 
 if [[ $lab == yes ]]; then
   step "tests with real sites"
-  tests/lab.sh
+  deploy/lab/lab base
+  cargo nextest run --workspace -E 'binary(/^lab_/)'
+else
+  step "LEFT OUT: the tests with real sites (lab_*)"
 fi
+step "all of it passed"

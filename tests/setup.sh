@@ -7,7 +7,7 @@ die() { say "setup: $*"; exit 1; }
 
 # libclang: bindgen reads RocksDB's C API with it. debootstrap, iproute2, iptables: the lab. strace: the order of
 # fdatasync and send. jq: the scripts' reading of JSON.
-packages=(build-essential libclang-dev debootstrap iproute2 iptables nftables jq strace ca-certificates)
+packages=(build-essential libclang-dev debootstrap debian-archive-keyring iproute2 iptables nftables procps curl jq strace shellcheck ca-certificates)
 
 missing=()
 for package in "${packages[@]}"; do
