@@ -27,6 +27,8 @@ pub mod report;
 mod stream;
 mod swarm;
 #[cfg(test)]
+pub mod testing;
+#[cfg(test)]
 mod tests;
 
 use std::collections::HashMap;
@@ -174,6 +176,28 @@ pub enum PublishError {
     /// The network is shutting down.
     #[error("the network is shut down")]
     Closed,
+}
+
+/// Counts refusals and tells of them, without keeping the network alive.
+#[derive(Clone)]
+pub struct Refusals {
+    metrics: Metrics,
+    events: mpsc::Sender<NetEvent>,
+}
+
+impl Refusals {
+    /// Counts and tells of something refused.
+    pub fn refuse(&self, peer: SiteId, what: Refusal) {
+        self.metrics.refuse(what);
+        // If the consumer is behind, the metric still has it.
+        let _ = self.events.try_send(NetEvent::Refused { peer: Some(peer), what });
+    }
+
+    /// What the network counts.
+    #[must_use]
+    pub fn metrics(&self) -> &Metrics {
+        &self.metrics
+    }
 }
 
 /// A site's hold on the network. Clones are the same endpoint.
@@ -439,11 +463,10 @@ impl Endpoint {
         stream::open(&mut self.0.control.clone(), &self.0.mesh, site, peer, protocol).await
     }
 
-    /// Counts and tells of something refused by those who use the streams.
-    pub fn refuse(&self, peer: SiteId, what: Refusal) {
-        self.0.metrics.refuse(what);
-        // If the consumer is behind, the metric still has it.
-        let _ = self.0.events.try_send(NetEvent::Refused { peer: Some(peer), what });
+    /// Where those who use the streams count and tell what they refuse.
+    #[must_use]
+    pub fn refusals(&self) -> Refusals {
+        Refusals { metrics: self.0.metrics.clone(), events: self.0.events.clone() }
     }
 
     /// Closes all connections and ends all tasks of the network.

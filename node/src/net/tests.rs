@@ -1,11 +1,9 @@
 //! Real endpoints over loopback.
 
-use std::future::Future;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ed25519_dalek::SigningKey;
 use futures::SinkExt;
 use godwit_ledger::record::Record;
 use godwit_protocol::capacity::{Platform, Share};
@@ -17,85 +15,8 @@ use tokio::io::AsyncWriteExt;
 
 use super::client::{Client, ConnectError};
 use super::report::{Answer, Why};
+use super::testing::{MESH, QUIC, Site, TCP, admit_each_other, key, pair, site, soon};
 use super::*;
-
-const MESH: MeshId = MeshId([3; 32]);
-const TCP: &str = "/ip4/127.0.0.1/tcp/0";
-const QUIC: &str = "/ip4/127.0.0.1/udp/0/quic-v1";
-
-fn key(seed: u8) -> SigningKey {
-    SigningKey::from_bytes(&[seed; 32])
-}
-
-fn site(seed: u8) -> SiteId {
-    key(seed).verifying_key().into()
-}
-
-/// Far beyond what anything here takes; only a hang reaches it.
-async fn soon<T>(what: impl Future<Output = T>) -> T {
-    tokio::time::timeout(Duration::from_secs(60), what).await.expect("it hangs")
-}
-
-struct Site {
-    net: Endpoint,
-    events: mpsc::Receiver<NetEvent>,
-    address: Multiaddr,
-}
-
-impl Site {
-    async fn start(seed: u8, mesh: MeshId, listen: &str) -> Self {
-        let config =
-            NetConfig { key: key(seed), mesh, listen: vec![listen.parse().unwrap()], peers: Vec::new(), mdns: false };
-        let (net, events) = Endpoint::start(config).unwrap();
-        let mut listening = net.listening();
-        let address = soon(listening.wait_for(|all| !all.is_empty())).await.unwrap()[0].clone();
-        Self { net, events, address }
-    }
-
-    /// Waits for the first event of interest and drops those before it.
-    async fn until<T>(&mut self, mut wanted: impl FnMut(NetEvent) -> Option<T>) -> T {
-        soon(async {
-            loop {
-                let event = self.events.recv().await.expect("the network ended");
-                if let Some(found) = wanted(event) {
-                    return found;
-                }
-            }
-        })
-        .await
-    }
-
-    async fn connected(&mut self, to: SiteId) {
-        self.until(|event| matches!(event, NetEvent::Connected(site) if site == to).then_some(())).await;
-    }
-
-    async fn refused(&mut self) -> (Option<SiteId>, Refusal) {
-        self.until(|event| match event {
-            NetEvent::Refused { peer, what } => Some((peer, what)),
-            _ => None,
-        })
-        .await
-    }
-
-    fn member(&self, role: Role) -> (SiteId, MemberInfo) {
-        (self.net.site(), MemberInfo { role, addresses: vec![self.address.clone()] })
-    }
-}
-
-fn admit_each_other(sites: &[&Site]) {
-    let members: MemberSet = sites.iter().map(|site| site.member(Role::Validator)).collect();
-    for site in sites {
-        site.net.admit(members.clone());
-    }
-}
-
-async fn pair(listen: &str) -> (Site, Site) {
-    let (mut a, mut b) = (Site::start(1, MESH, listen).await, Site::start(2, MESH, listen).await);
-    admit_each_other(&[&a, &b]);
-    a.connected(site(2)).await;
-    b.connected(site(1)).await;
-    (a, b)
-}
 
 fn capacity(seed: u8, sequence: u64) -> Verified<Capacity> {
     let body = Capacity {
@@ -202,8 +123,8 @@ async fn members_exchange_ledger_messages_words_and_gossip_over_quic() {
 async fn a_stranger_is_refused_at_the_connection() {
     let mut a = Site::start(1, MESH, QUIC).await;
     let mut stranger = Site::start(3, MESH, QUIC).await;
-    a.net.admit([a.member(Role::Validator)].into());
-    stranger.net.admit([a.member(Role::Validator), stranger.member(Role::Validator)].into());
+    a.net.admit([a.as_member()].into());
+    stranger.net.admit([a.as_member(), stranger.as_member()].into());
     assert_eq!(a.refused().await, (Some(site(3)), Refusal::Stranger));
     assert!(a.net.metrics().refused(Refusal::Stranger) >= 1);
     assert!(!a.net.is_connected(&site(3)));
@@ -222,7 +143,7 @@ async fn a_member_of_another_mesh_is_refused_by_name() {
 #[tokio::test]
 async fn who_is_no_longer_a_member_is_disconnected() {
     let (mut a, _b) = pair(TCP).await;
-    a.net.admit([a.member(Role::Validator)].into());
+    a.net.admit([a.as_member()].into());
     a.until(|event| matches!(event, NetEvent::Disconnected(who) if who == site(2)).then_some(())).await;
     let refused = a.net.send_ledger(site(2), &Arc::from(&b"late"[..]));
     assert!(matches!(refused, Err(SendError::NotMember(who)) if who == site(2)));
@@ -327,7 +248,7 @@ fn measured(sequence: u64) -> Report {
 
 async fn site_for_clients() -> (Site, Vec<Multiaddr>) {
     let a = Site::start(1, MESH, TCP).await;
-    a.net.admit([a.member(Role::Validator)].into());
+    a.net.admit([a.as_member()].into());
     a.net.admit_clients([ClientId::from(key(5).verifying_key())].into());
     let addresses = vec![a.address.clone()];
     (a, addresses)
@@ -384,7 +305,7 @@ async fn a_client_gets_nothing_but_the_report_protocol() {
     let (a, _) = site_for_clients().await;
     // A whole site that runs under a client's key.
     let b = Site::start(5, MESH, TCP).await;
-    b.net.admit([a.member(Role::Validator), b.member(Role::Validator)].into());
+    b.net.admit([a.as_member(), b.as_member()].into());
     let peer = identity::peer_of(&site(1)).unwrap();
     for protocol in [Protocol::Ledger, Protocol::Word, Protocol::Pull] {
         let opened = soon(async {
