@@ -115,3 +115,12 @@ fn a_wrong_configuration_stops_at_start_with_file_key_and_remedy() -> Result<()>
     }
     Ok(())
 }
+
+#[test]
+fn the_example_configuration_is_what_the_program_prints() -> Result<()> {
+    let printed = artifacts::run(std::process::Command::new(artifacts::godwit()?).args(["config", "--example"]))?;
+    let file = artifacts::root().join("deploy/config/godwit.toml");
+    let example = std::fs::read_to_string(&file).with_context(|| format!("read {}", file.display()))?;
+    ensure!(printed == example, "write it anew: godwit config --example > deploy/config/godwit.toml");
+    Ok(())
+}
