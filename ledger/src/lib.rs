@@ -7,11 +7,15 @@
 pub mod audit;
 pub mod block;
 pub mod genesis;
+#[cfg(any(test, feature = "harness"))]
+pub mod harness;
 pub mod proof;
 pub mod record;
 pub mod refusal;
+pub mod replica;
 pub mod rules;
 pub mod state;
+mod sync;
 
 mod apply;
 #[cfg(test)]

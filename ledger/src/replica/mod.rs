@@ -1,0 +1,385 @@
+//! One site's replica of the ledger: hosts Malachite's consensus core and follows what was decided.
+//!
+//! Invariant: knows nothing of sockets, disks, clocks, threads or chance. [`Replica::step`] takes the time and one input
+//! and gives the effects, in the order in which they must be performed: what is written ahead comes before the
+//! [`Effect::WalSync`] that comes before what was signed.
+//!
+//! Non-goals: a validator that lost its write-ahead log may contradict what it said before the loss; it must join anew
+//! with a new key. Blocks are not split: one travels whole, beside its proposal.
+//!
+//! The core has gotchas; each is dealt with where its number is named:
+//!  1. its proposal-only mode takes every value for valid: blocks are fed with our own verdict (`judge`);
+//!  2. it goes on rebroadcasting after a decision: all timers are cancelled (`advance`), and who votes on a decided height
+//!     is told how far we are (`on_past`);
+//!  3. words of the next height are kept while this one is decided (`on_future`);
+//!  4. the order of recovery (`recover`); values are built after it (`propose`);
+//!  5. its target time reads a clock: it gets none (`begin`);
+//!  6. a bad certificate of its own making would be fatal: whatever comes from outside is verified first (`vet`);
+//!  7. certificates are not canonical: a block's identity is its header's hash, and no hash covers a certificate;
+//!  8. a certificate covers height, round and value only: the value is the hash of a header that holds all the rest.
+
+mod consensus;
+mod context;
+mod entry;
+mod follow;
+mod host;
+mod mempool;
+mod message;
+mod outbox;
+mod proposer;
+mod records;
+mod timers;
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use ed25519_dalek::SigningKey;
+use godwit_protocol::{Event, Forged, Malformed, Millis, RecordId, SiteId, Time};
+use malachitebft_core_consensus::{Params, State as Core};
+use malachitebft_core_types::{Timeout, ValuePayload};
+
+use crate::block::{BadCertificate, Committed, Height};
+use crate::record::{SignedRecord, VerifiedRecord};
+use crate::refusal::Refusal;
+use crate::rules::BadBlock;
+use crate::state::State;
+use crate::sync::CatchUp;
+use context::{Committee, Ctx, Voter};
+use entry::Entry;
+use host::Host;
+use mempool::Mempool;
+use timers::{Purpose, Standing};
+
+pub use entry::BadWal;
+#[cfg(any(test, feature = "harness"))]
+pub(crate) use entry::is_logged;
+pub use mempool::Full;
+pub use message::{LedgerMessage, MAX_BLOCKS, MAX_RECORDS_SENT, Polka, Proposal, Proposed, Rounds, SignedVote};
+
+/// What happens to a replica.
+#[derive(Clone, Debug)]
+pub enum Input {
+    /// The first input: replays what was written ahead before the last stop.
+    Start,
+    /// A record of this site. It is kept, and sent again, until it is committed, refused or expired.
+    Submit(VerifiedRecord),
+    /// A record that was gossiped.
+    Record(VerifiedRecord),
+    /// A message over an authenticated stream.
+    Message {
+        /// Who is at the stream's other end.
+        from: SiteId,
+        /// What it says.
+        message: LedgerMessage,
+    },
+    /// A timer fired.
+    Timer(TimerToken),
+    /// A member is connected.
+    Connected(SiteId),
+    /// And no longer.
+    Disconnected(SiteId),
+    /// Time has passed.
+    Tick,
+}
+
+/// What a replica wants done, in order.
+#[derive(Clone, Debug)]
+pub enum Effect {
+    /// Append to the write-ahead log.
+    WalAppend(Vec<u8>),
+    /// Bring what was appended to disk before anything that follows.
+    WalSync,
+    /// Send to one site, if it is connected.
+    Send {
+        /// To whom.
+        to: SiteId,
+        /// What.
+        message: LedgerMessage,
+    },
+    /// Send to all connected validators but this site.
+    Broadcast(LedgerMessage),
+    /// Send to these connected sites.
+    Announce {
+        /// To whom.
+        to: Vec<SiteId>,
+        /// What.
+        message: LedgerMessage,
+    },
+    /// Give the token back after this time.
+    SetTimer {
+        /// The token; each is used once.
+        token: TimerToken,
+        /// How long from now.
+        after: Millis,
+    },
+    /// No timer that was set before this is needed any more.
+    CancelTimers,
+    /// A block was decided: store it and the state in one atomic synced write, then empty the write-ahead log.
+    Commit(Box<Commit>),
+    /// Read committed blocks and send them as [`LedgerMessage::Blocks`]; an empty list if there are none.
+    ServeBlocks {
+        /// To whom.
+        to: SiteId,
+        /// The first.
+        from: Height,
+        /// How many at most.
+        most: u16,
+    },
+    /// A record of this site will not be committed.
+    Refused {
+        /// Which.
+        id: RecordId,
+        /// Why.
+        why: NotAppended,
+    },
+    /// Gossip a record of this site.
+    Gossip(SignedRecord),
+    /// A site did what a correct one does not.
+    Misbehaved {
+        /// Who.
+        site: SiteId,
+        /// What.
+        what: Offence,
+    },
+    /// Stop this replica and tell the operator: to go on could contradict what it said before.
+    Halt {
+        /// Why.
+        why: String,
+    },
+}
+
+/// A decided block and where it leads.
+#[derive(Clone, Debug)]
+pub struct Commit {
+    /// The block with its certificate.
+    pub committed: Committed,
+    /// The state after it.
+    pub state: State,
+    /// What it changed.
+    pub events: Vec<Event>,
+}
+
+/// Names a timer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct TimerToken(pub u64);
+
+/// Why a record of this site will not be committed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NotAppended {
+    /// The ledger does not allow it.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// Too many wait.
+    #[error(transparent)]
+    Full(#[from] Full),
+    /// It has no canonical form.
+    #[error("the record has no canonical form")]
+    Malformed(#[from] Malformed),
+}
+
+/// What a correct site does not do.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[allow(missing_docs)] // the fields are what the messages say
+pub enum Offence {
+    #[error("a vote whose signature does not hold")]
+    ForgedVote,
+    #[error("a proposal whose signature does not hold")]
+    ForgedProposal,
+    #[error("a proposal by {0}, who is not the round's proposer")]
+    NotTheProposer(SiteId),
+    #[error("a vote or proposal by {0}, who is not a validator of the height")]
+    NotAValidator(SiteId),
+    #[error("a proposal whose block is another than the one it names")]
+    OtherBlock,
+    #[error("a proposal that passes off another's block as new")]
+    OthersBlock,
+    #[error("a certificate of prevotes that proves nothing: {0}")]
+    BadPolka(String),
+    #[error("a certificate of a round that proves nothing: {0}")]
+    BadRounds(String),
+    #[error("a round beyond any that is reached")]
+    AbsurdRound,
+    #[error("a proposal that breaks the rules")]
+    BadBlock(#[source] BadBlock),
+    #[error("a proposal of time {got} at {now}, further apart than clocks may be")]
+    Clock { got: Time, now: Time },
+    #[error("a block of height {height} whose certificate proves nothing")]
+    BadCertificate {
+        height: Height,
+        #[source]
+        source: BadCertificate,
+    },
+    #[error("a certified block of height {height} that breaks the rules")]
+    BadCommitted {
+        height: Height,
+        #[source]
+        source: BadBlock,
+    },
+    #[error("a record whose signature does not hold")]
+    ForgedRecord(#[source] Forged),
+    #[error("two different votes or proposals for one round of height {0}")]
+    Equivocation(Height),
+}
+
+/// What a replica is.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The site's key.
+    pub key: SigningKey,
+}
+
+/// One site's replica.
+pub struct Replica {
+    core: Core<Ctx>,
+    host: Host,
+    state: State,
+    committee: Committee,
+    mempool: Mempool,
+    catch_up: CatchUp,
+    connected: BTreeSet<SiteId>,
+    /// Words of the next height, by who sent them.
+    ahead: BTreeMap<SiteId, Vec<LedgerMessage>>,
+    /// Entries that wait for their replay.
+    log: Vec<Entry>,
+    /// The core is at work on the next height.
+    running: bool,
+    /// A height that was decided by a block that is not at hand: it comes from a peer, and is not voted on again.
+    barred: Option<Height>,
+    /// The round in which a peer last said that it has something to decide.
+    stirred: Option<u32>,
+    /// Timeouts that fired while nobody had anything to decide.
+    paused: Vec<Timeout>,
+    /// When own records are sent again.
+    resend: Option<Time>,
+    halted: bool,
+}
+
+impl Replica {
+    /// A replica at the height of its state, with the entries of its write-ahead log. Its first input is
+    /// [`Input::Start`].
+    ///
+    /// # Errors
+    /// [`BadWal`] if the log is not one that this replica may go on from.
+    pub fn new(config: Config, state: State, log: &[Vec<u8>]) -> Result<Self, BadWal> {
+        let log = Entry::decode_all(log, state.height())?;
+        let host = Host::new(state.mesh(), config.key);
+        let committee = proposer::committee(state.validators(), state.header());
+        let params = Params {
+            address: Voter(host.me),
+            threshold_params: malachitebft_core_consensus::ThresholdParams::default(),
+            value_payload: ValuePayload::ProposalAndParts, // gotcha 1
+            enabled: true,
+        };
+        // The core's own queue for later heights stays empty: `ahead` bounds it by sender.
+        let core = Core::new(Ctx, state.height().next(), committee.clone(), params, 1, 1);
+        Ok(Self {
+            core,
+            host,
+            state,
+            committee,
+            mempool: Mempool::default(),
+            catch_up: CatchUp::default(),
+            connected: BTreeSet::new(),
+            ahead: BTreeMap::new(),
+            log,
+            running: false,
+            barred: None,
+            stirred: None,
+            paused: Vec::new(),
+            resend: None,
+            halted: false,
+        })
+    }
+
+    /// The state after the last committed block.
+    #[must_use]
+    pub const fn state(&self) -> &State {
+        &self.state
+    }
+
+    /// This site.
+    #[must_use]
+    pub const fn site(&self) -> SiteId {
+        self.host.me
+    }
+
+    /// Takes one input at `now`, by the site's clock; gives what is to be done, in order.
+    pub fn step(&mut self, now: Time, input: Input) -> Vec<Effect> {
+        if self.halted {
+            return Vec::new();
+        }
+        self.host.now = now;
+        self.expire();
+        self.host.eager = self.has_reason();
+        match input {
+            Input::Start => self.recover(),
+            Input::Submit(record) => self.submit(record),
+            Input::Record(record) => self.offer(record),
+            Input::Message { from, message } => self.on_message(from, message),
+            Input::Timer(token) => self.on_timer(token),
+            Input::Connected(site) => self.on_connected(site),
+            Input::Disconnected(site) => self.on_disconnected(site),
+            Input::Tick => {}
+        }
+        self.settle();
+        self.stand_timers();
+        self.host.outbox.take()
+    }
+
+    fn on_message(&mut self, from: SiteId, message: LedgerMessage) {
+        match message {
+            LedgerMessage::Status { height, .. } => self.on_status(from, height),
+            LedgerMessage::Fetch { from: first, most } => self.on_fetch(from, first, most),
+            LedgerMessage::Blocks(blocks) => self.on_blocks(from, blocks.into_inner()),
+            LedgerMessage::Records(records) => self.on_records(from, records.into_inner()),
+            LedgerMessage::Vote { .. }
+            | LedgerMessage::Proposal(_)
+            | LedgerMessage::Polka(_)
+            | LedgerMessage::Rounds(_) => self.on_consensus(from, message),
+        }
+    }
+
+    fn on_timer(&mut self, token: TimerToken) {
+        match self.host.timers.fired(token) {
+            Some(Purpose::Core(timeout)) => self.on_timeout(timeout),
+            Some(Purpose::Own(Standing::Records)) => self.resend_records(),
+            Some(Purpose::Own(Standing::CatchUp)) => self.ask(),
+            // What is due is seen when the step settles.
+            Some(Purpose::Own(Standing::Due)) | None => {}
+        }
+    }
+
+    /// Commits, proposes and begins heights as long as there is reason to.
+    fn settle(&mut self) {
+        while !self.halted && (self.commit() || self.propose() || self.begin_with_reason()) {}
+        self.spread_records();
+    }
+
+    /// Sets those of the replica's own timers that are needed. An idle replica has none.
+    fn stand_timers(&mut self) {
+        let now = self.host.now;
+        let due = self.next_due().map(|at| (Standing::Due, at));
+        let records = self.next_resend().map(|at| (Standing::Records, at));
+        let catch_up = self.catch_up.next_at(self.state.height(), now).map(|at| (Standing::CatchUp, at));
+        for (timer, at) in [due, records, catch_up].into_iter().flatten() {
+            if let Some(set) = self.host.timers.stand(timer, at, now) {
+                self.host.outbox.say(set);
+            }
+        }
+    }
+
+    fn misbehaved(&mut self, site: SiteId, what: Offence) {
+        self.host.outbox.say(Effect::Misbehaved { site, what });
+    }
+
+    fn next(&self) -> Height {
+        self.state.height().next()
+    }
+
+    /// Whether this site has a vote at the next height.
+    fn votes(&self) -> bool {
+        self.committee.contains(&self.host.me)
+    }
+}

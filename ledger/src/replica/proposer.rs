@@ -1,0 +1,142 @@
+//! Who proposes first at a height, and how long the others wait.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use godwit_protocol::{Millis, SiteId};
+use malachitebft_core_types::{LinearTimeouts, Timeout, TimeoutKind};
+
+use super::context::Committee;
+use crate::block::Header;
+
+/// A proposer leads this many heights: long enough that one dead validator does not cost every fourth block a timeout,
+/// short enough that none keeps the order of records to itself.
+const TENURE: u64 = 64;
+
+/// Decisions that the timeouts follow.
+const OBSERVED: usize = 16;
+
+/// Before any decision was observed.
+const FIRST_GUESS: Duration = Duration::from_secs(1);
+
+/// A scheduler's hiccup on a small machine is no dead proposer.
+const SHORTEST: Duration = Duration::from_millis(50);
+
+/// Nobody waits longer for a proposal, whatever the network was like.
+const LONGEST: Duration = Duration::from_secs(5);
+
+/// The committee of the height after `last`. Its first proposer is the last block's builder, or the one after it when
+/// its tenure ended or it no longer is a validator.
+pub(crate) fn committee(validators: &[SiteId], last: Option<&Header>) -> Committee {
+    let first = last.map_or(0, |header| {
+        let ended = header.height.0 % TENURE == 0;
+        match validators.binary_search(&header.proposer) {
+            Ok(seat) => (seat + usize::from(ended)) % validators.len(),
+            Err(seat) => seat % validators.len(),
+        }
+    });
+    Committee::new(validators, first)
+}
+
+/// Timeouts that follow how long decisions take.
+#[derive(Debug)]
+pub(crate) struct Pace {
+    spans: VecDeque<Duration>,
+}
+
+impl Pace {
+    pub fn new() -> Self {
+        Self { spans: VecDeque::with_capacity(OBSERVED) }
+    }
+
+    /// A round took this long from its start to the decision. A round that waited for its first record says nothing.
+    pub fn observe(&mut self, span: Millis) {
+        if span > Millis(5000) {
+            return;
+        }
+        if self.spans.len() == OBSERVED {
+            self.spans.pop_front();
+        }
+        self.spans.push_back(Duration::from_millis(span.0));
+    }
+
+    /// Four times the longest recent decision, within bounds: a proposal takes a third of a decision.
+    pub fn propose(&self) -> Duration {
+        self.spans.iter().max().map_or(FIRST_GUESS, |longest| (*longest * 4).clamp(SHORTEST, LONGEST))
+    }
+
+    /// How long to wait; later rounds wait longer, so that they end up long enough for any network.
+    pub fn span(&self, timeout: Timeout) -> Millis {
+        let propose = self.propose();
+        let timeouts = LinearTimeouts {
+            propose,
+            propose_delta: propose / 2,
+            prevote: propose / 2,
+            prevote_delta: propose / 4,
+            precommit: propose / 2,
+            precommit_delta: propose / 4,
+            rebroadcast: propose * 4,
+            max_timeout: LONGEST * 4,
+        };
+        let span = match timeout.kind {
+            // Repeats what may have been lost with a connection; a loaded network is not helped by repeating.
+            TimeoutKind::Rebroadcast => timeouts.duration_for(timeout).max(Duration::from_millis(500)),
+            _ => timeouts.duration_for(timeout),
+        };
+        Millis(u64::try_from(span.as_millis()).unwrap_or(u64::MAX))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::block::Height;
+    use crate::testing::{Mesh, register, site};
+    use godwit_protocol::Message;
+
+    fn validators() -> Vec<SiteId> {
+        Mesh::new().state.validators().to_vec()
+    }
+
+    fn header(height: u64, proposer: SiteId) -> Header {
+        let mut mesh = Mesh::new();
+        mesh.say(0, Message::Register(register(1)));
+        let header = mesh.state.header().expect("a block").clone();
+        Header { height: Height(height), proposer, ..header }
+    }
+
+    #[test]
+    fn the_last_blocks_proposer_leads_until_its_tenure_ends_and_the_others_follow_in_turn() {
+        let all = validators();
+        let led = committee(&all, Some(&header(5, all[2])));
+        assert_eq!(
+            (0..5).map(|round| led.proposer(round)).collect::<Vec<_>>(),
+            [all[2], all[3], all[0], all[1], all[2]]
+        );
+        assert_eq!(committee(&all, Some(&header(64, all[3]))).proposer(0), all[0]);
+        assert_eq!(committee(&all, None).proposer(0), all[0]);
+    }
+
+    #[test]
+    fn a_proposer_that_left_is_followed_by_a_validator() {
+        let all = validators();
+        let stranger = site(9);
+        assert!(all.contains(&committee(&all, Some(&header(5, stranger))).proposer(0)));
+    }
+
+    #[test]
+    fn the_wait_for_a_proposal_follows_the_slowest_recent_decision() {
+        let mut pace = Pace::new();
+        assert_eq!(pace.propose(), FIRST_GUESS);
+        pace.observe(Millis(3));
+        assert_eq!(pace.propose(), SHORTEST);
+        pace.observe(Millis(100));
+        assert_eq!(pace.propose(), Duration::from_millis(400));
+        pace.observe(Millis(60_000));
+        assert_eq!(pace.propose(), Duration::from_millis(400));
+        pace.observe(Millis(5000));
+        assert_eq!(pace.propose(), LONGEST);
+        (0..OBSERVED).for_each(|_| pace.observe(Millis(100)));
+        assert_eq!(pace.propose(), Duration::from_millis(400));
+    }
+}

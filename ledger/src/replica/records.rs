@@ -1,0 +1,140 @@
+//! Records on their way into a block.
+
+use godwit_protocol::bounded::List;
+use godwit_protocol::{Millis, RecordId, SiteId, Time};
+
+use super::message::MAX_RECORDS_SENT;
+use super::{Effect, LedgerMessage, NotAppended, Offence, Replica};
+use crate::record::{SignedRecord, VerifiedRecord, measure};
+use crate::refusal::Refusal;
+
+/// How long after gossiping an own record it is sent to the validators directly: some commits later on any network.
+const RESEND: Millis = Millis(1000);
+
+impl Replica {
+    /// A record of this site: kept until it is committed, refused or expired.
+    pub(super) fn submit(&mut self, record: VerifiedRecord) {
+        let signed = record.clone().into_signed();
+        if self.take(record, true) {
+            self.resend.get_or_insert(self.host.now.after(RESEND));
+            self.host.outbox.say(Effect::Gossip(signed));
+        }
+    }
+
+    /// A record of another site. Who does not propose has no use for it.
+    pub(super) fn offer(&mut self, record: VerifiedRecord) {
+        if self.votes() {
+            self.take(record, false);
+        }
+    }
+
+    /// Records that were sent directly. They are few in a message, and most are known.
+    pub(super) fn on_records(&mut self, from: SiteId, records: Vec<SignedRecord>) {
+        if !self.votes() {
+            return;
+        }
+        let mesh = self.state.mesh();
+        for record in records {
+            let known = measure(&mesh, &record).is_ok_and(|(id, _)| self.mempool.contains(&id));
+            match record.verify(&mesh) {
+                _ if known => {}
+                Ok(record) => {
+                    self.take(record, false);
+                }
+                Err(forged) => return self.misbehaved(from, Offence::ForgedRecord(forged)),
+            }
+        }
+    }
+
+    /// Keeps a record if it may ever be committed.
+    fn take(&mut self, record: VerifiedRecord, own: bool) -> bool {
+        let (id, size) = match measure(&self.state.mesh(), &record) {
+            Ok(measured) => measured,
+            Err(malformed) => {
+                tracing::warn!(%malformed, "a record has no canonical form");
+                return false;
+            }
+        };
+        if self.mempool.contains(&id) {
+            if own {
+                self.mempool.adopt(&id);
+            }
+            return own;
+        }
+        let ready = match self.state.check(&record, &id, self.host.now) {
+            Ok(()) => true,
+            Err(refusal) if refusal.may_pass_later() => false,
+            Err(refusal) => {
+                if own {
+                    self.refuse(vec![(id, refusal)]);
+                }
+                return false;
+            }
+        };
+        match self.mempool.insert(id, record, size, ready, own) {
+            Ok(()) => {
+                if ready {
+                    self.resume();
+                }
+                true
+            }
+            Err(full) => {
+                if own {
+                    self.host.outbox.say(Effect::Refused { id, why: NotAppended::Full(full) });
+                }
+                false
+            }
+        }
+    }
+
+    /// Drops what has expired.
+    pub(super) fn expire(&mut self) {
+        let expired = self.mempool.expire(self.host.now);
+        self.refuse(expired);
+    }
+
+    pub(super) fn refuse(&mut self, refused: Vec<(RecordId, Refusal)>) {
+        for (id, refusal) in refused {
+            self.host.outbox.say(Effect::Refused { id, why: NotAppended::Refused(refusal) });
+        }
+    }
+
+    /// Gossip may lose a record: the validators get it directly.
+    pub(super) fn resend_records(&mut self) {
+        if let Some(message) = self.own_records() {
+            self.resend = Some(self.host.now.after(RESEND));
+            self.host.outbox.say(Effect::Broadcast(message));
+        }
+    }
+
+    /// When to look after the own records again: none if there are none.
+    pub(super) fn next_resend(&mut self) -> Option<Time> {
+        if self.mempool.own().next().is_none() {
+            self.resend = None;
+            return None;
+        }
+        let resend = *self.resend.get_or_insert(self.host.now.after(RESEND));
+        let expiry = self.mempool.next_expiry().map(|expires| expires.after(Millis(1)));
+        expiry.into_iter().fold(Some(resend), |first, at| first.min(Some(at)))
+    }
+
+    /// The first own records, as a message.
+    pub(super) fn own_records(&self) -> Option<LedgerMessage> {
+        message_of(self.mempool.own())
+    }
+
+    /// After a round that decided nothing, the next proposers get what there is to decide.
+    pub(super) fn spread_records(&mut self) {
+        if std::mem::take(&mut self.host.delayed) {
+            if let Some(message) = message_of(self.mempool.ready()) {
+                self.host.outbox.say(Effect::Broadcast(message));
+            }
+        }
+    }
+}
+
+fn message_of<'a>(records: impl Iterator<Item = &'a VerifiedRecord>) -> Option<LedgerMessage> {
+    let records: Vec<SignedRecord> =
+        records.take(MAX_RECORDS_SENT).map(|record| record.clone().into_signed()).collect();
+    if records.is_empty() { None } else { Some(LedgerMessage::Records(List::first(records))) }
+}
