@@ -1,1 +1,216 @@
-//! To come.
+//! Container engines: what a site asks of one, and the backend for Docker.
+//!
+//! [`Runtime`] is message-shaped: its arguments and answers are owned and serializable, so that what needs root can move
+//! into a process of its own, and another engine or another way of moving state is another implementation.
+//!
+//! A container that moves leaves its source and arrives at its target through a folder that holds everything that travels:
+//!
+//! ```text
+//! source                                target
+//! describe   spec.json                  load_image   image.tar, if the image is absent
+//! save_image image.tar                  prepare      creates the container from spec.json; it has never run
+//! freeze     checkpoint/, layer.tar,    resume       lays layer, volumes and logs into it and restores its memory
+//!            volume-N.tar, log/,
+//!            frozen.json, written last
+//! thaw       after an abort             discard      after an abort
+//! release    after `Done`
+//! ```
+//!
+//! Invariant: between [`Runtime::freeze`] and [`Runtime::route`] or [`Runtime::thaw`] nobody answers at the source for the
+//! container's address: a reset from its kernel would end the connections that are to survive.
+//! Invariant: a frozen container is started from its checkpoint at most once on one engine, even if the call is repeated.
+
+pub mod criu;
+pub mod docker;
+pub mod doctor;
+mod error;
+pub mod layer;
+pub mod network;
+mod spec;
+
+use std::path::PathBuf;
+
+use futures::future::BoxFuture;
+use futures::stream::BoxStream;
+use godwit_protocol::container::Image;
+use godwit_protocol::{Address, Bytes, ContainerId, ImageId, MilliCpu, Millis};
+use serde::{Deserialize, Serialize};
+
+pub use doctor::Check;
+pub use error::{Cause, Error};
+pub use network::{Range, Way};
+pub use spec::{BadSpec, Deploy, Port, Protocol, Spec};
+
+/// The future answer to a request.
+pub type Answer<'a, T> = BoxFuture<'a, Result<T, Error>>;
+
+/// A container engine of this site. Every call ends: each has a deadline, after which its effect is unknown and
+/// [`Runtime::state`] tells.
+pub trait Runtime: Send + Sync + std::fmt::Debug {
+    /// Creates and starts a new container, pulling its image if it is absent.
+    fn deploy(&self, deploy: Deploy) -> Answer<'_, Deployed>;
+
+    /// The mesh's containers on this engine, running or not.
+    fn list(&self) -> Answer<'_, Vec<Found>>;
+
+    /// What has become of a container; [`State::Absent`] for one that this engine does not know.
+    fn state(&self, container: ContainerId) -> Answer<'_, State>;
+
+    /// Runs a container that has ended once more from its beginning, for example after the host was restarted; nothing to
+    /// do if it runs. Never for one that moves: its memory would be lost.
+    fn start(&self, container: ContainerId) -> Answer<'_, ()>;
+
+    /// Asks a container to end, and ends it after ten seconds; nothing to do if it does not run.
+    fn stop(&self, container: ContainerId) -> Answer<'_, ()>;
+
+    /// Removes a container with its writable layer and volumes, running or not; nothing to do if it is absent.
+    fn remove(&self, container: ContainerId) -> Answer<'_, ()>;
+
+    /// What a container has written to its output.
+    fn logs(&self, container: ContainerId, logs: Logs) -> Answer<'_, LogStream>;
+
+    /// What the running containers use.
+    fn usage(&self) -> Answer<'_, Vec<Usage>>;
+
+    /// Writes `spec.json` into the folder and estimates what will travel. The container goes on running.
+    fn describe(&self, container: ContainerId, dir: PathBuf) -> Answer<'_, Description>;
+
+    /// Whether an image is here.
+    fn image_present(&self, image: ImageId) -> Answer<'_, bool>;
+
+    /// Writes `image.tar` into the folder; its size.
+    fn save_image(&self, image: ImageId, dir: PathBuf) -> Answer<'_, Bytes>;
+
+    /// Loads `image.tar` from the folder: refused unless it holds the expected image and nothing else, not even a name.
+    fn load_image(&self, image: ImageId, dir: PathBuf) -> Answer<'_, ()>;
+
+    /// At the target: creates the container of the folder's `spec.json` without starting it, and checks what can be
+    /// checked. Repeated, it finds its work done.
+    fn prepare(&self, container: ContainerId, dir: PathBuf) -> Answer<'_, Spec>;
+
+    /// At the source: stops the container with its state in the folder, complete and on disk. If the state cannot be
+    /// captured, the container goes on running and the error says why. Traffic to the container is dropped from here on.
+    fn freeze(&self, container: ContainerId, dir: PathBuf) -> Answer<'_, Frozen>;
+
+    /// At the target: lets the prepared container go on from the state in the folder. Nothing to do if it runs; refused by
+    /// [`Cause::AlreadyRan`] if it ran and ended.
+    fn resume(&self, container: ContainerId, dir: PathBuf) -> Answer<'_, Resumed>;
+
+    /// At the source, after an abort: lets the container go on from where it was frozen. Nothing to do if it runs; refused
+    /// by [`Cause::AlreadyRan`] if it ran since it was frozen and ended.
+    fn thaw(&self, container: ContainerId, dir: PathBuf) -> Answer<'_, Resumed>;
+
+    /// At the target, after an abort: removes the prepared container. Refused if it has ever run.
+    fn discard(&self, container: ContainerId) -> Answer<'_, ()>;
+
+    /// At the source, when the container runs elsewhere: removes what is left of it. Refused while it runs here.
+    fn release(&self, container: ContainerId) -> Answer<'_, ()>;
+
+    /// Where this site sends packets for a container's address.
+    fn route(&self, address: Address, way: Way) -> Answer<'_, ()>;
+
+    /// What an operator should know about this engine and its surroundings.
+    fn checks(&self) -> BoxFuture<'_, Vec<Check>>;
+}
+
+/// A container that was just deployed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Deployed {
+    /// The engine's own id for it.
+    pub engine_id: String,
+    /// Its image, by content.
+    pub image: Image,
+}
+
+/// A container that the engine has.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Found {
+    /// The engine's own id for it.
+    pub engine_id: String,
+    /// What it was created from.
+    pub spec: Spec,
+    /// What has become of it.
+    pub state: State,
+}
+
+/// What has become of a container on this engine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum State {
+    /// The engine does not know it.
+    Absent,
+    /// Created and never started.
+    Prepared,
+    /// It runs.
+    Running,
+    /// It ran; what it returned. A frozen container has ended by signal 9, which is 137.
+    Ended {
+        /// Its exit code.
+        code: i64,
+    },
+}
+
+/// Which part of a container's output.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Logs {
+    /// Go on with what is still to come.
+    pub follow: bool,
+    /// The last lines only.
+    pub tail: Option<u32>,
+}
+
+/// A piece of output.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogLine {
+    /// From its standard error.
+    pub stderr: bool,
+    /// As it was written, up to a line.
+    pub bytes: Vec<u8>,
+}
+
+/// Output as it comes.
+pub type LogStream = BoxStream<'static, Result<LogLine, Error>>;
+
+/// What one container uses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Usage {
+    /// Which.
+    pub container: ContainerId,
+    /// Processor use, the mean since the last question; zero at the first.
+    pub cpu: MilliCpu,
+    /// Memory without page cache.
+    pub memory: Bytes,
+}
+
+/// What a move of a container would carry.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Description {
+    /// What it was created from.
+    pub spec: Spec,
+    /// Its memory; zero for a stateless container.
+    pub memory: Bytes,
+    /// Its writable layer; zero for a stateless container.
+    pub layer: Bytes,
+    /// Its image, if that must travel too.
+    pub image: Bytes,
+}
+
+/// A container whose state is in the folder, and where the time went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Frozen {
+    /// Until it was stopped and its memory written.
+    pub stop_ms: Millis,
+    /// Until layer, volumes and logs were in the folder and all of it on disk.
+    pub copy_ms: Millis,
+    /// All that freezing put into the folder.
+    pub bytes: Bytes,
+}
+
+/// A container that goes on, and where the time went; zeros if it already ran.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Resumed {
+    /// Until layer, volumes and logs were in place.
+    pub copy_ms: Millis,
+    /// Until it ran.
+    pub start_ms: Millis,
+}

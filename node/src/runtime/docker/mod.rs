@@ -1,0 +1,299 @@
+//! Docker Engine, through its HTTP API.
+//!
+//! Containers are known by labels: [`LABEL_MESH`], [`LABEL_CONTAINER`], and [`LABEL_SPEC`], which holds all that a container
+//! was created from. The engine's own database is thus the only place where it says what runs here.
+//!
+//! Some of what moves has no API: the writable layer and the logs of a stopped container are read and written in the
+//! engine's data directory, and `POST /containers/{id}/start` takes a checkpoint only from there. So godwit must see that
+//! directory under the engine's own path, as root.
+
+mod checkpoint;
+mod create;
+mod image;
+mod inspect;
+mod usage;
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use bollard::query_parameters::{
+    ListContainersOptionsBuilder, LogsOptionsBuilder, RemoveContainerOptions, StopContainerOptionsBuilder,
+};
+use bollard::{API_DEFAULT_VERSION, Docker};
+use futures::future::BoxFuture;
+use futures::{StreamExt, TryStreamExt};
+use godwit_protocol::{Address, Bytes, ContainerId, ImageId, MeshId};
+
+use super::network::{Range, Routes, Way};
+use super::{
+    Answer, Cause, Check, Deploy, Deployed, Description, Error, Found, Frozen, LogLine, LogStream, Logs, Resumed,
+    Runtime, Spec, State, Usage, criu, doctor,
+};
+
+/// The mesh that a container belongs to.
+pub const LABEL_MESH: &str = "io.godwit.mesh";
+/// The container's id in the mesh.
+pub const LABEL_CONTAINER: &str = "io.godwit.container";
+/// The container's specification, as JSON.
+pub const LABEL_SPEC: &str = "io.godwit.spec";
+
+/// What the engine knows by heart: longer and it hangs.
+const QUICK: Duration = Duration::from_secs(20);
+/// Creating a container or asking it to end, on a busy machine with a slow disk.
+const SLOW: Duration = Duration::from_secs(120);
+/// An image of 10 GB over a link of 50 Mbit/s takes half an hour.
+const TRANSFER: Duration = Duration::from_secs(3600);
+/// Capturing or restoring 16 GB at 30 MB/s, the slowest disk worth an edge site.
+const MOVE: Duration = Duration::from_secs(600);
+/// How long a container may take to end when it is asked to, in seconds.
+const GRACE_S: i32 = 10;
+
+/// Where things are.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The engine's socket.
+    pub socket: PathBuf,
+    /// A folder for CRIU's options and logs, without white space in its path.
+    pub state: PathBuf,
+    /// The CRIU program.
+    pub criu: PathBuf,
+    /// Which mesh's containers these are.
+    pub mesh: MeshId,
+    /// The mesh's container addresses.
+    pub range: Range,
+}
+
+/// The backend.
+#[derive(Debug)]
+pub struct DockerRuntime {
+    docker: Docker,
+    config: Config,
+    routes: Routes,
+    /// The engine's data directory.
+    root: PathBuf,
+    /// Processor time of each container at the last question.
+    before: Mutex<HashMap<ContainerId, (Instant, Duration)>>,
+}
+
+impl DockerRuntime {
+    /// Finds the engine, and makes the mesh's network on it and in this machine's firewall.
+    ///
+    /// # Errors
+    /// [`Cause::Unreachable`] without an engine; [`Cause::Network`] if the network cannot be made.
+    pub async fn connect(config: Config) -> Result<Self, Error> {
+        within("connect to the engine", None, SLOW, async {
+            let unreachable = |error| Cause::Unreachable(config.socket.clone(), error);
+            let socket = config.socket.to_string_lossy().into_owned();
+            let docker = Docker::connect_with_unix(&socket, TRANSFER.as_secs(), API_DEFAULT_VERSION)
+                .map_err(unreachable)?
+                .negotiate_version()
+                .await
+                .map_err(unreachable)?;
+            if config.state.to_string_lossy().contains(char::is_whitespace) {
+                return Err(Cause::Unsupported(format!("CRIU reads no path with spaces: {}", config.state.display())));
+            }
+            std::fs::create_dir_all(&config.state).map_err(Cause::io("make", &config.state))?;
+            let root = docker.info().await?.docker_root_dir.unwrap_or_else(|| "/var/lib/docker".into()).into();
+            let routes = Routes::open(config.range)?;
+            let runtime = Self { docker, config, routes, root, before: Mutex::default() };
+            runtime.ensure_network().await?;
+            Ok(runtime)
+        })
+        .await
+    }
+
+    /// Ways that this site set before, for whoever starts it again.
+    ///
+    /// # Errors
+    /// [`Cause::Network`].
+    pub async fn ways(&self) -> Result<Vec<(Address, Way)>, Error> {
+        within("list routes", None, QUICK, self.routes.all()).await
+    }
+
+    fn criu_files(&self, container: ContainerId) -> criu::Files {
+        criu::Files::of(&self.config.state, container)
+    }
+
+    fn labels(&self, container: Option<ContainerId>) -> HashMap<String, Vec<String>> {
+        let mut labels = vec![format!("{LABEL_MESH}={}", self.config.mesh)];
+        labels.extend(container.map(|container| format!("{LABEL_CONTAINER}={container}")));
+        HashMap::from([("label".into(), labels)])
+    }
+
+    async fn list_found(&self) -> Result<Vec<Found>, Cause> {
+        let options = ListContainersOptionsBuilder::new().all(true).filters(&self.labels(None)).build();
+        let mut found = Vec::new();
+        for summary in self.docker.list_containers(Some(options)).await? {
+            let Some(id) = summary.id else { continue };
+            match self.inspect_id(&id).await {
+                Ok(container) => match container.spec() {
+                    Ok(spec) => found.push(Found { engine_id: id, spec, state: container.state }),
+                    Err(error) => tracing::warn!(engine_id = id, %error, "docker.foreign_label"),
+                },
+                Err(Cause::Absent) => {} // removed meanwhile
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(found)
+    }
+
+    async fn stop_found(&self, container: ContainerId) -> Result<(), Cause> {
+        let Some(found) = self.find(container).await? else {
+            return Err(Cause::Absent);
+        };
+        if found.state == State::Running {
+            let options = StopContainerOptionsBuilder::new().t(GRACE_S).build();
+            self.docker.stop_container(&found.id, Some(options)).await?;
+        }
+        Ok(())
+    }
+
+    /// Removes whatever is there of it, with its volumes.
+    async fn remove_found(&self, container: ContainerId) -> Result<(), Cause> {
+        if let Some(found) = self.find(container).await? {
+            let options = RemoveContainerOptions { v: true, force: true, link: false };
+            match self.docker.remove_container(&found.id, Some(options)).await.map_err(Cause::from) {
+                Ok(()) | Err(Cause::Absent) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        self.criu_files(container).remove();
+        Ok(())
+    }
+
+    async fn log_stream(&self, container: ContainerId, logs: Logs) -> Result<LogStream, Cause> {
+        let Some(found) = self.find(container).await? else {
+            return Err(Cause::Absent);
+        };
+        let tail = logs.tail.map_or_else(|| "all".to_owned(), |lines| lines.to_string());
+        let options = LogsOptionsBuilder::new().stdout(true).stderr(true).follow(logs.follow).tail(&tail).build();
+        let lines = self.docker.logs(&found.id, Some(options)).map_ok(|output| {
+            let stderr = matches!(output, bollard::container::LogOutput::StdErr { .. });
+            LogLine { stderr, bytes: output.into_bytes().to_vec() }
+        });
+        let failed =
+            move |error| Error { operation: "read the logs of", container: Some(container), cause: Cause::from(error) };
+        Ok(lines.map_err(failed).boxed())
+    }
+}
+
+/// An operation with a deadline and a name.
+async fn within<T>(
+    operation: &'static str,
+    container: Option<ContainerId>,
+    deadline: Duration,
+    work: impl Future<Output = Result<T, Cause>>,
+) -> Result<T, Error> {
+    let result = tokio::time::timeout(deadline, work).await.unwrap_or(Err(Cause::Deadline(deadline)));
+    result.map_err(|cause| Error { operation, container, cause })
+}
+
+/// Files are read and written on threads of their own.
+async fn on_thread<T: Send + 'static>(work: impl FnOnce() -> Result<T, Cause> + Send + 'static) -> Result<T, Cause> {
+    tokio::task::spawn_blocking(work).await?
+}
+
+fn free_bytes(path: &Path) -> Result<u64, Cause> {
+    let stat = nix::sys::statvfs::statvfs(path).map_err(|e| Cause::io("measure", path)(e.into()))?;
+    Ok(stat.blocks_available().saturating_mul(stat.fragment_size()))
+}
+
+impl Runtime for DockerRuntime {
+    fn deploy(&self, deploy: Deploy) -> Answer<'_, Deployed> {
+        let container = deploy.container;
+        Box::pin(within("deploy", Some(container), TRANSFER, self.deploy_new(deploy)))
+    }
+
+    fn list(&self) -> Answer<'_, Vec<Found>> {
+        Box::pin(within("list containers", None, QUICK, self.list_found()))
+    }
+
+    fn state(&self, container: ContainerId) -> Answer<'_, State> {
+        let state = async move { Ok(self.find(container).await?.map_or(State::Absent, |found| found.state)) };
+        Box::pin(within("inspect", Some(container), QUICK, state))
+    }
+
+    fn start(&self, container: ContainerId) -> Answer<'_, ()> {
+        Box::pin(within("start", Some(container), SLOW, self.start_anew(container)))
+    }
+
+    fn stop(&self, container: ContainerId) -> Answer<'_, ()> {
+        Box::pin(within("stop", Some(container), SLOW, self.stop_found(container)))
+    }
+
+    fn remove(&self, container: ContainerId) -> Answer<'_, ()> {
+        Box::pin(within("remove", Some(container), SLOW, self.remove_found(container)))
+    }
+
+    fn logs(&self, container: ContainerId, logs: Logs) -> Answer<'_, LogStream> {
+        Box::pin(within("read the logs of", Some(container), QUICK, self.log_stream(container, logs)))
+    }
+
+    fn usage(&self) -> Answer<'_, Vec<Usage>> {
+        Box::pin(within("measure containers", None, QUICK, self.usage_of_all()))
+    }
+
+    fn describe(&self, container: ContainerId, dir: PathBuf) -> Answer<'_, Description> {
+        Box::pin(within("describe", Some(container), SLOW, self.describe_into(container, dir)))
+    }
+
+    fn image_present(&self, image: ImageId) -> Answer<'_, bool> {
+        Box::pin(within("look for an image", None, QUICK, self.has_image(image)))
+    }
+
+    fn save_image(&self, image: ImageId, dir: PathBuf) -> Answer<'_, Bytes> {
+        Box::pin(within("save an image", None, TRANSFER, self.save_image_into(image, dir)))
+    }
+
+    fn load_image(&self, image: ImageId, dir: PathBuf) -> Answer<'_, ()> {
+        Box::pin(within("load an image", None, TRANSFER, self.load_image_from(image, dir)))
+    }
+
+    fn prepare(&self, container: ContainerId, dir: PathBuf) -> Answer<'_, Spec> {
+        Box::pin(within("prepare", Some(container), SLOW, self.prepare_from(container, dir)))
+    }
+
+    fn freeze(&self, container: ContainerId, dir: PathBuf) -> Answer<'_, Frozen> {
+        Box::pin(within("freeze", Some(container), MOVE, self.freeze_into(container, dir)))
+    }
+
+    fn resume(&self, container: ContainerId, dir: PathBuf) -> Answer<'_, Resumed> {
+        Box::pin(within("resume", Some(container), MOVE, self.resume_from(container, dir)))
+    }
+
+    fn thaw(&self, container: ContainerId, dir: PathBuf) -> Answer<'_, Resumed> {
+        Box::pin(within("thaw", Some(container), MOVE, self.thaw_from(container, dir)))
+    }
+
+    fn discard(&self, container: ContainerId) -> Answer<'_, ()> {
+        let discard = async move {
+            match self.find(container).await?.map(|found| found.state) {
+                Some(State::Running) => Err(Cause::StillRunning),
+                Some(State::Ended { code }) => Err(Cause::AlreadyRan { code }),
+                _ => self.remove_found(container).await,
+            }
+        };
+        Box::pin(within("discard", Some(container), SLOW, discard))
+    }
+
+    fn release(&self, container: ContainerId) -> Answer<'_, ()> {
+        let release = async move {
+            match self.find(container).await?.map(|found| found.state) {
+                Some(State::Running) => Err(Cause::StillRunning),
+                _ => self.remove_found(container).await,
+            }
+        };
+        Box::pin(within("release", Some(container), SLOW, release))
+    }
+
+    fn route(&self, address: Address, way: Way) -> Answer<'_, ()> {
+        Box::pin(within("route", None, QUICK, self.routes.set(address, way)))
+    }
+
+    fn checks(&self) -> BoxFuture<'_, Vec<Check>> {
+        Box::pin(doctor::checks(&self.config.socket, &self.config.criu, &self.config.state))
+    }
+}

@@ -1,0 +1,254 @@
+//! Where this site sends packets for the mesh's containers.
+//!
+//! Every site has the mesh's whole range on its own bridge, so a container finds the same gateway and the same neighbours
+//! wherever it runs. A container that runs elsewhere has a host route of its own, which is more specific. While a container
+//! runs nowhere its route is a black hole: packets vanish without a word, and what TCP lost it sends again. An answer, a
+//! reset or a host-unreachable, could end the connections that are to survive.
+//!
+//! Containers on one bridge ask for each other by ARP; for one that runs elsewhere the bridge answers in its place.
+//!
+//! Connections from containers to the outside are masqueraded as the site's own; connections that outsiders opened never
+//! are. A connection that arrives with its container begins in the middle: only what looks like a beginning (a SYN, a
+//! datagram to a well-known port) is masqueraded, or a reply would come from an address its client never spoke to.
+
+use std::net::Ipv4Addr;
+use std::path::Path;
+use std::process::Output;
+use std::time::Duration;
+
+use futures::TryStreamExt;
+use godwit_protocol::Address;
+use rtnetlink::packet_route::AddressFamily;
+use rtnetlink::packet_route::route::{
+    RouteAddress, RouteAttribute, RouteMessage, RouteProtocol, RouteScope, RouteType,
+};
+use rtnetlink::{Handle, RouteMessageBuilder};
+use serde::{Deserialize, Serialize};
+use tokio::process::Command;
+
+use super::error::Cause;
+
+/// The bridge on every site.
+pub const BRIDGE: &str = "godwit0";
+
+/// Marks routes as ours (any number the kernel and the usual routing daemons do not use), so that no others are touched.
+const OURS: RouteProtocol = RouteProtocol::Other(0x67);
+
+/// The firewall waits for its lock; longer than this and something is stuck.
+const IPTABLES_DEADLINE: Duration = Duration::from_secs(15);
+
+/// The mesh's range of container addresses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Range {
+    /// Its first address.
+    pub network: Ipv4Addr,
+    /// The length of its prefix.
+    pub prefix: u8,
+}
+
+/// Where packets for an address go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Way {
+    /// To the bridge: it runs here.
+    Here,
+    /// To another site.
+    Via(Ipv4Addr),
+    /// Nowhere, without an answer.
+    Nowhere,
+}
+
+impl Range {
+    /// The address of every site's bridge: the first after the network's own.
+    #[must_use]
+    pub fn gateway(&self) -> Ipv4Addr {
+        Ipv4Addr::from_bits(self.network.to_bits().saturating_add(1))
+    }
+
+    /// Whether a container may have the address.
+    #[must_use]
+    pub fn admits(&self, address: Ipv4Addr) -> bool {
+        let size = 1_u64 << (32 - u32::from(self.prefix.min(32)));
+        let offset = u64::from(address.to_bits()).checked_sub(u64::from(self.network.to_bits()));
+        offset.is_some_and(|offset| (2..size - 1).contains(&offset))
+    }
+}
+
+impl std::fmt::Display for Range {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}", self.network, self.prefix)
+    }
+}
+
+/// The MAC address that goes with a container's address: the same on every site, so that neighbours need not ask again. It is
+/// the one that older engines give by themselves.
+#[must_use]
+pub fn mac(address: Address) -> String {
+    let [a, b, c, d] = address.0.octets();
+    format!("02:42:{a:02x}:{b:02x}:{c:02x}:{d:02x}")
+}
+
+/// The kernel's routes for the mesh's addresses.
+#[derive(Clone, Debug)]
+pub struct Routes {
+    handle: Handle,
+    range: Range,
+}
+
+impl Routes {
+    /// Talks to the kernel from here on, on the current tokio runtime.
+    ///
+    /// # Errors
+    /// [`Cause::Network`] if it cannot.
+    pub fn open(range: Range) -> Result<Self, Cause> {
+        let (connection, handle, _) =
+            rtnetlink::new_connection().map_err(|e| Cause::Network(format!("open a netlink socket: {e}")))?;
+        tokio::spawn(connection);
+        Ok(Self { handle, range })
+    }
+
+    /// Sends packets for an address that way from now on.
+    ///
+    /// # Errors
+    /// [`Cause::Route`] for an address outside the range, a site that is not on a network of this one's, or without the
+    /// permission.
+    pub async fn set(&self, address: Address, way: Way) -> Result<(), Cause> {
+        let failed = |reason: String| Cause::Route { address, reason };
+        if !self.range.admits(address.0) {
+            return Err(failed(format!("not an address for containers in {}", self.range)));
+        }
+        let route = RouteMessageBuilder::<Ipv4Addr>::new().destination_prefix(address.0, 32).protocol(OURS);
+        let result = match way {
+            Way::Here => match self
+                .handle
+                .route()
+                .del(route.kind(RouteType::Unspec).scope(RouteScope::NoWhere).build())
+                .execute()
+                .await
+            {
+                Err(rtnetlink::Error::NetlinkError(error)) if error.raw_code() == -nix::libc::ESRCH => Ok(()),
+                other => other,
+            },
+            Way::Via(site) => self.handle.route().add(route.gateway(site).build()).replace().execute().await,
+            Way::Nowhere => self.handle.route().add(route.kind(RouteType::BlackHole).build()).replace().execute().await,
+        };
+        tracing::debug!(%address, ?way, "network.route");
+        result.map_err(|error| failed(error.to_string()))
+    }
+
+    /// All ways that this site has set, also before a restart.
+    ///
+    /// # Errors
+    /// [`Cause::Network`].
+    pub async fn all(&self) -> Result<Vec<(Address, Way)>, Cause> {
+        let mut query = RouteMessage::default();
+        query.header.address_family = AddressFamily::Inet;
+        let routes: Vec<RouteMessage> = self
+            .handle
+            .route()
+            .get(query)
+            .execute()
+            .try_collect()
+            .await
+            .map_err(|e| Cause::Network(format!("list routes: {e}")))?;
+        Ok(routes.iter().filter_map(|route| ours(route, self.range)).collect())
+    }
+}
+
+fn ours(route: &RouteMessage, range: Range) -> Option<(Address, Way)> {
+    if route.header.protocol != OURS || route.header.destination_prefix_length != 32 {
+        return None;
+    }
+    let (mut to, mut via) = (None, None);
+    for attribute in &route.attributes {
+        match attribute {
+            RouteAttribute::Destination(RouteAddress::Inet(address)) => to = Some(*address),
+            RouteAttribute::Gateway(RouteAddress::Inet(address)) => via = Some(*address),
+            _ => {}
+        }
+    }
+    let to = to.filter(|to| range.admits(*to))?;
+    Some((Address(to), via.map_or(Way::Nowhere, Way::Via)))
+}
+
+/// What the firewall and the kernel must let through; safe to repeat. The engine must have made its own chains before.
+///
+/// # Errors
+/// [`Cause::Network`] says what is refused.
+pub(super) async fn open_ways(range: Range) -> Result<(), Cause> {
+    setting("net/ipv4/ip_forward", "1")?;
+    // Loose: while routes move, packets come and go on different ways.
+    for interface in ["all", BRIDGE] {
+        setting(&format!("net/ipv4/conf/{interface}/rp_filter"), "0")?;
+    }
+    setting(&format!("net/ipv4/conf/{BRIDGE}/proxy_arp"), "1")?;
+    setting(&format!("net/ipv4/neigh/{BRIDGE}/proxy_delay"), "0")?;
+    let range = range.to_string();
+    for end in ["-s", "-d"] {
+        rule(&["filter", "-I", "DOCKER-USER", end, &range, "-j", "ACCEPT"]).await?;
+    }
+    let outside = ["nat", "-A", "POSTROUTING", "-s", &range, "!", "-d", &range, "!", "-o", BRIDGE];
+    for beginning in [&["-p", "tcp", "--syn"][..], &["-p", "udp", "--dport", "0:1023"], &["-p", "icmp"]] {
+        rule(&[&outside[..], beginning, &["-j", "MASQUERADE"]].concat()).await?;
+    }
+    Ok(())
+}
+
+/// Adds a rule, `[table, -I or -A, chain, what...]`, unless it is there.
+async fn rule(rule: &[&str]) -> Result<(), Cause> {
+    let (table, how, chain) = (rule[0], rule[1], rule[2]);
+    let there = iptables(&[&["-t", table, "-C", chain], &rule[3..]].concat()).await?;
+    if there.status.success() {
+        return Ok(());
+    }
+    let added = iptables(&[&["-t", table, how, chain], &rule[3..]].concat()).await?;
+    if added.status.success() {
+        return Ok(());
+    }
+    let said = String::from_utf8_lossy(&added.stderr);
+    Err(Cause::Network(format!("iptables {}: {}", rule.join(" "), said.trim())))
+}
+
+async fn iptables(arguments: &[&str]) -> Result<Output, Cause> {
+    let run = Command::new("iptables").arg("-w").args(arguments).kill_on_drop(true).output();
+    let output = tokio::time::timeout(IPTABLES_DEADLINE, run).await.map_err(|_| Cause::Deadline(IPTABLES_DEADLINE))?;
+    output.map_err(|e| Cause::Network(format!("run iptables: {e}")))
+}
+
+/// Sets a kernel parameter unless it is set; in a container they may be read-only and yet right.
+fn setting(name: &str, value: &str) -> Result<(), Cause> {
+    let path = Path::new("/proc/sys").join(name);
+    if std::fs::read_to_string(&path).is_ok_and(|found| found.trim() == value) {
+        return Ok(());
+    }
+    std::fs::write(&path, value).map_err(|e| Cause::Network(format!("set {name} to {value}: {e}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const RANGE: Range = Range { network: Ipv4Addr::new(10, 50, 0, 0), prefix: 16 };
+
+    #[test]
+    fn the_range_admits_containers_but_no_gateway_and_no_broadcast() {
+        assert_eq!(RANGE.gateway(), Ipv4Addr::new(10, 50, 0, 1));
+        let admitted = |a, b| RANGE.admits(Ipv4Addr::new(10, 50, a, b));
+        assert!(!admitted(0, 0) && !admitted(0, 1) && admitted(0, 2) && admitted(255, 254) && !admitted(255, 255));
+        assert!(!RANGE.admits(Ipv4Addr::new(10, 51, 0, 2)) && !RANGE.admits(Ipv4Addr::new(10, 49, 0, 2)));
+        let all = Range { network: Ipv4Addr::UNSPECIFIED, prefix: 0 };
+        assert!(all.admits(Ipv4Addr::new(255, 255, 255, 254)) && !all.admits(Ipv4Addr::BROADCAST));
+    }
+
+    #[test]
+    fn a_mac_address_is_local_and_tells_containers_apart() {
+        assert_eq!(mac(Address(Ipv4Addr::new(10, 50, 0, 10))), "02:42:0a:32:00:0a");
+    }
+
+    #[tokio::test]
+    async fn an_address_outside_the_range_gets_no_route() {
+        let routes = Routes::open(RANGE).unwrap();
+        let refused = routes.set(Address(Ipv4Addr::new(8, 8, 8, 8)), Way::Nowhere).await;
+        assert!(matches!(refused, Err(Cause::Route { .. })), "{refused:?}");
+    }
+}
