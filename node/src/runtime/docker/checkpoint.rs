@@ -135,7 +135,7 @@ impl DockerRuntime {
         stop_ms: Millis,
     ) -> Result<Frozen, Cause> {
         let started = Instant::now();
-        let (found, dir) = (found.clone(), dir.to_owned());
+        let (found, dir, log) = (found.clone(), dir.to_owned(), found.log(&self.root));
         if stateful {
             let checkpoint = dir.join(CHECKPOINT);
             let synced = on_thread(move || sync_files(&checkpoint));
@@ -145,7 +145,7 @@ impl DockerRuntime {
                 for (index, (_, volume)) in found.volumes.iter().enumerate() {
                     pack(volume, &folder.join(volume_file(index)), Form::Plain)?;
                 }
-                found.log.as_deref().map_or(Ok(()), |log| take_logs(log, &folder.join(LOGS)))
+                take_logs(&log, &folder.join(LOGS))
             });
             tokio::try_join!(synced, packed)?;
         }
@@ -180,8 +180,12 @@ impl DockerRuntime {
         self.hold(spec.deploy.address).await?;
         if spec.deploy.kind == Kind::Stateful {
             let mark = Mark::read(&dir, COMPLETE, container)?;
-            let (folder, into) = (dir.clone(), found.clone());
-            on_thread(move || lay(&folder, &into, &mark.volumes, true)).await?;
+            let (folder, into, log) = (dir.clone(), found.clone(), found.log(&self.root));
+            let laid = move || {
+                lay(&folder, &into, &mark.volumes)?;
+                put_logs(&folder.join(LOGS), &log)
+            };
+            on_thread(laid).await?;
         }
         let copy_ms = millis(started);
         self.go_on(&found, &spec, &dir).await?;
@@ -214,7 +218,7 @@ impl DockerRuntime {
         // A restore that fails late has consumed files that stand for deleted ones; in the archive they still are.
         tracing::warn!(%container, cause = %first, "docker.thaw_again");
         let (folder, into) = (dir.clone(), found.clone());
-        on_thread(move || lay(&folder, &into, &mark.volumes, false)).await?;
+        on_thread(move || lay(&folder, &into, &mark.volumes)).await?;
         let copy_ms = millis(started);
         self.go_on(&found, &spec, &dir).await?;
         Ok(Resumed { copy_ms, start_ms: Millis(millis(started).0.saturating_sub(copy_ms.0)) })
@@ -392,18 +396,15 @@ fn unpack(archive: &Path, tree: &Path, form: Form) -> Result<(), Cause> {
     Ok(layer::unpack(BufReader::with_capacity(1 << 20, file), tree, form)?)
 }
 
-/// The folder's layer and volumes, and with `logs` its logs, into a container that does not run.
-fn lay(dir: &Path, container: &Container, volumes: &[String], logs: bool) -> Result<(), Cause> {
+/// The folder's layer and volumes into a container that does not run.
+fn lay(dir: &Path, container: &Container, volumes: &[String]) -> Result<(), Cause> {
     unpack(&dir.join(LAYER), container.upper()?, Form::Overlay)?;
     for (index, mounted) in volumes.iter().enumerate() {
         let volume = container.volumes.iter().find(|(at, _)| at == mounted);
         let (_, path) = volume.ok_or_else(|| Cause::Unsupported(format!("the image here has no volume {mounted}")))?;
         unpack(&dir.join(volume_file(index)), path, Form::Plain)?;
     }
-    match &container.log {
-        Some(log) if logs => put_logs(&dir.join(LOGS), log),
-        _ => Ok(()),
-    }
+    Ok(())
 }
 
 fn volume_file(index: usize) -> String {

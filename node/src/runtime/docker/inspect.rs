@@ -18,8 +18,6 @@ pub(super) struct Container {
     pub started_at: String,
     /// Its writable layer, while it is not mounted.
     pub upper: Option<PathBuf>,
-    /// Its log in the engine's own format.
-    pub log: Option<PathBuf>,
     /// Its volumes: where they are mounted, where they are.
     pub volumes: Vec<(String, PathBuf)>,
     spec: Option<String>,
@@ -30,9 +28,14 @@ impl Container {
         Ok(Spec::from_json(self.spec.as_deref().unwrap_or_default())?)
     }
 
-    /// Its folder in the engine's data directory, which its log is in.
+    /// Its folder in the engine's data directory.
     pub fn folder(&self, root: &std::path::Path) -> PathBuf {
         root.join("containers").join(&self.id)
+    }
+
+    /// Its log in the engine's own format. (The engine itself names it only after the first start.)
+    pub fn log(&self, root: &std::path::Path) -> PathBuf {
+        self.folder(root).join(format!("{}-json.log", self.id))
     }
 
     pub fn upper(&self) -> Result<&PathBuf, Cause> {
@@ -62,7 +65,6 @@ impl Container {
             state,
             started_at,
             upper,
-            log: said.log_path.filter(|path| !path.is_empty()).map(PathBuf::from),
             volumes,
             spec: said.config.and_then(|config| config.labels).and_then(|mut labels| labels.remove(LABEL_SPEC)),
         }
@@ -119,7 +121,6 @@ mod tests {
     fn paths_are_taken_where_the_engine_has_them() {
         let found = container(json!({
             "GraphDriver": {"Name": "overlay2", "Data": {"UpperDir": "/d/overlay2/x/diff"}},
-            "LogPath": "",
             "Mounts": [
                 {"Type": "volume", "Source": "/d/volumes/b/_data", "Destination": "/b"},
                 {"Type": "bind", "Source": "/etc", "Destination": "/etc"},
@@ -127,7 +128,6 @@ mod tests {
             ],
         }));
         assert_eq!(found.upper().unwrap(), &PathBuf::from("/d/overlay2/x/diff"));
-        assert_eq!(found.log, None);
         assert_eq!(found.volumes.iter().map(|(at, _)| at.as_str()).collect::<Vec<_>>(), ["/a", "/b"]);
         let other = container(json!({"GraphDriver": {"Name": "btrfs", "Data": {}}}));
         assert!(matches!(other.upper(), Err(Cause::Unsupported(_))));

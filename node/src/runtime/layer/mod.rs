@@ -205,7 +205,7 @@ mod tests {
             .unwrap()
             .map(|entry| entry.unwrap().path().unwrap().display().to_string())
             .collect();
-        assert!(names.contains(&"./.wh.gone".into()) && names.contains(&"./opaque/.wh..wh..opq".into()), "{names:?}");
+        assert!(names.contains(&".wh.gone".into()) && names.contains(&"opaque/.wh..wh..opq".into()), "{names:?}");
 
         unpack(archive.as_slice(), arrived, Form::Overlay).unwrap();
         let get = |attribute| xattr::get(arrived.join("opaque"), attribute).unwrap();
