@@ -68,10 +68,10 @@ impl Unpacker<'_> {
         let path = relative(&stated)?;
         self.check_parents(&path)?;
         let full = self.root.join(&path);
-        if self.form == Form::Overlay {
-            if let Some(marked) = path.file_name().and_then(|name| name.as_bytes().strip_prefix(WHITEOUT.as_bytes())) {
-                return whiteout(&full, OsStr::from_bytes(marked));
-            }
+        if self.form == Form::Overlay
+            && let Some(marked) = path.file_name().and_then(|name| name.as_bytes().strip_prefix(WHITEOUT.as_bytes()))
+        {
+            return whiteout(&full, OsStr::from_bytes(marked));
         }
         let attributes = attributes(entry, &stated)?;
         let kind = entry.header().entry_type();
