@@ -274,3 +274,23 @@ async fn a_pull_waits_for_a_part_that_is_published_late() {
     pulled.unwrap();
     assert!(scene.arrived());
 }
+
+/// Not a test of speed: prints what a transfer of 256 MB costs on this machine.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "a measurement, to be run by hand with --no-capture"]
+async fn measure_a_transfer() {
+    for listen in [TCP, QUIC] {
+        let (source, target) = pair(listen).await;
+        let dir = tempfile::tempdir().unwrap();
+        let from = dir.path().join("from");
+        std::fs::create_dir(&from).unwrap();
+        std::fs::write(from.join("pages-1.img"), noise(1, 256 * 1024 * 1024)).unwrap();
+        let start = std::time::Instant::now();
+        let manifest = manifest_of(&from).await.unwrap();
+        let hashed = start.elapsed();
+        Server::start(&source.net).publish(KEY, &from, manifest, target.net.site()).unwrap();
+        let start = std::time::Instant::now();
+        pull(&target.net, site(1), KEY, None, &dir.path().join("into"), |_| ()).await.unwrap();
+        println!("{listen}: hashed in {hashed:?}, pulled in {:?}", start.elapsed());
+    }
+}

@@ -40,7 +40,15 @@ impl<T: Copy + Eq + Hash> Redial<T> {
         }
     }
 
-    /// It is connected: no dialling until it is lost.
+    /// A connection exists: no dialling until it is lost. It proves little: a peer that refuses us does so after the
+    /// handshake, so the wait goes on doubling.
+    pub fn established(&mut self, target: &T) {
+        if let Some(target) = self.targets.get_mut(target) {
+            target.due = None;
+        }
+    }
+
+    /// It has proved to be of this mesh: after its loss the waits begin anew.
     pub fn connected(&mut self, target: &T) {
         if let Some(target) = self.targets.get_mut(target) {
             *target = Target { failures: 0, due: None };
@@ -130,6 +138,22 @@ mod tests {
         assert_eq!(redial.next(), None);
         redial.failed(&1, now, 0);
         assert!(redial.next().unwrap() < now + FIRST);
+    }
+
+    #[test]
+    fn a_peer_that_refuses_us_after_the_handshake_is_dialled_ever_more_slowly() {
+        let start = Instant::now();
+        let mut redial = Redial::default();
+        redial.want(|_| true, [7], start);
+        for _ in 0..3 {
+            redial.established(&7);
+            assert_eq!(redial.next(), None);
+            redial.failed(&7, start, 500);
+        }
+        assert_eq!(redial.next(), Some(start + FIRST * 4));
+        redial.connected(&7);
+        redial.failed(&7, start, 500);
+        assert_eq!(redial.next(), Some(start + FIRST));
     }
 
     #[test]

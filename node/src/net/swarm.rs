@@ -227,7 +227,7 @@ impl Task {
         let now = Instant::now();
         self.state.redial.want(wanted, targets, now);
         for peer in self.swarm.connected_peers() {
-            self.state.redial.connected(&Target::Member(*peer));
+            self.state.redial.established(&Target::Member(*peer));
         }
         // A seed may have been refused because its key was not a member's yet.
         for seed in 0..self.seeds.len() {
@@ -260,7 +260,7 @@ impl Task {
         for target in self.state.redial.take_due(now) {
             let options = match target {
                 Target::Member(peer) if self.swarm.is_connected(&peer) => {
-                    self.state.redial.connected(&target);
+                    self.state.redial.established(&target);
                     continue;
                 }
                 Target::Member(peer) => {
@@ -299,7 +299,7 @@ impl Task {
                     self.state.redial.forget(&Target::Seed(seed));
                     self.book.learn(peer_id, endpoint.get_remote_address().clone());
                 }
-                self.state.redial.connected(&Target::Member(peer_id));
+                self.state.redial.established(&Target::Member(peer_id));
                 self.state.peers.entry(peer_id).or_default().connections.insert(connection_id, None);
             }
             SwarmEvent::ConnectionClosed { peer_id, connection_id, .. } => self.closed(peer_id, connection_id),
@@ -337,6 +337,7 @@ impl Task {
                 let Some(kind) = self.topics.kind(&message.topic) else { return };
                 let heard = Heard { id: message_id.clone(), from: propagation_source, kind, data: message.data };
                 if self.wires.heard.try_send(heard).is_err() {
+                    self.metrics.refuse(Refusal::Overload);
                     self.refused(Some(propagation_source), Refusal::Overload);
                     self.judge(&(message_id, propagation_source, gossipsub::MessageAcceptance::Ignore));
                 }
@@ -372,6 +373,7 @@ impl Task {
         } else {
             self.metrics.peers.inc();
         }
+        self.state.redial.connected(&Target::Member(peer));
         self.book.set_connected(&peer, true);
         self.tell(NetEvent::Connected(site));
     }
