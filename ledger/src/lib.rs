@@ -15,7 +15,9 @@ pub mod refusal;
 pub mod replica;
 pub mod rules;
 pub mod state;
+pub mod store;
 mod sync;
+pub mod wal;
 
 mod apply;
 #[cfg(test)]
