@@ -224,3 +224,45 @@ impl Certificate {
         if is_quorum(votes, of) { Ok(()) } else { Err(BadCertificate::TooFew { votes, of }) }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn more_than_two_thirds_is_a_quorum() {
+        for (votes, of, enough) in
+            [(0, 1, false), (1, 1, true), (2, 3, false), (3, 3, true), (2, 4, false), (3, 4, true)]
+        {
+            assert_eq!(is_quorum(votes, of), enough, "{votes} of {of}");
+        }
+        assert!(!is_quorum(20, 31) && is_quorum(21, 31));
+    }
+
+    #[test]
+    fn a_precommit_is_no_other_vote() {
+        let (mesh, other, site) = (MeshId([1; 32]), MeshId([2; 32]), SiteId([3; 32]));
+        let block = Hash([4; 32]);
+        let good = precommit_bytes(&mesh, Height(7), 2, block, site);
+        let vote = Vote { kind: VoteKind::Precommit, height: Height(7), round: 2, block: Some(block), validator: site };
+        assert_eq!(signing_bytes(&mesh, &vote).unwrap(), good);
+        let differs = [
+            precommit_bytes(&other, Height(7), 2, block, site),
+            precommit_bytes(&mesh, Height(8), 2, block, site),
+            precommit_bytes(&mesh, Height(7), 3, block, site),
+            precommit_bytes(&mesh, Height(7), 2, Hash([5; 32]), site),
+            precommit_bytes(&mesh, Height(7), 2, block, SiteId([5; 32])),
+            signing_bytes(&mesh, &Vote { kind: VoteKind::Prevote, ..vote }).unwrap(),
+            signing_bytes(&mesh, &Vote { block: None, ..vote }).unwrap(),
+        ];
+        assert!(differs.iter().all(|bytes| *bytes != good));
+    }
+
+    #[test]
+    fn a_set_of_validators_has_one_hash() {
+        let (a, b) = (SiteId([1; 32]), SiteId([2; 32]));
+        assert_ne!(validators_hash(&[a, b]), validators_hash(&[a]));
+        assert_ne!(validators_hash(&[a, b]), validators_hash(&[b, a]));
+        assert_eq!(validators_hash(&[a, b]), validators_hash(&[a, b]));
+    }
+}

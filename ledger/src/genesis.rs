@@ -108,3 +108,58 @@ impl Genesis {
 pub fn is_key(site: &SiteId) -> bool {
     ed25519_dalek::VerifyingKey::from_bytes(&site.0).is_ok_and(|key| !key.is_weak())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{Mesh, member};
+
+    #[test]
+    fn a_genesis_that_founds_no_mesh_is_refused_by_name() {
+        let good = Mesh::new().genesis;
+        assert_eq!(good.check(), Ok(()));
+        let with = |members: Vec<Member>| Genesis { members: List::first(members), ..good.clone() };
+        let (mut turned, mut twice) = (good.members.to_vec(), good.members.to_vec());
+        turned.swap(0, 1);
+        twice.insert(0, twice[0].clone());
+        let mut strange = good.members.to_vec();
+        strange[0].site = SiteId([0; 32]);
+        let address = |octets: [u8; 4]| Address(octets.into());
+        let range = |octets, prefix| Genesis { network: address(octets), prefix, ..good.clone() };
+        let crowd: Vec<Member> = {
+            let mut crowd: Vec<Member> = (0..32).map(|n| member(n, Role::Validator)).collect();
+            crowd.sort_by_key(|member| member.site);
+            crowd
+        };
+        for (bad, why) in [
+            (with(vec![]), BadGenesis::Validators(0)),
+            (with(vec![member(0, Role::Member)]), BadGenesis::Validators(0)),
+            (with(crowd), BadGenesis::Validators(32)),
+            (with(turned), BadGenesis::Order),
+            (with(twice.clone().into_iter().take(3).collect()), BadGenesis::Order),
+            (with(strange), BadGenesis::Key(SiteId([0; 32]))),
+            (range([10, 77, 0, 1], 16), BadGenesis::Range(address([10, 77, 0, 1]), 16)),
+            (range([10, 0, 0, 0], 7), BadGenesis::Range(address([10, 0, 0, 0]), 7)),
+            (range([10, 0, 0, 0], 31), BadGenesis::Range(address([10, 0, 0, 0]), 31)),
+            (range([10, 0, 0, 0], 255), BadGenesis::Range(address([10, 0, 0, 0]), 255)),
+            (Genesis { clock_bound_ms: 30_001, ..good.clone() }, BadGenesis::ClockBound(30_001)),
+            (Genesis { clock_bound_ms: u64::MAX, ..good.clone() }, BadGenesis::ClockBound(u64::MAX)),
+        ] {
+            assert_eq!(bad.check(), Err(why));
+        }
+    }
+
+    #[test]
+    fn every_part_of_a_genesis_is_in_the_identity_of_its_mesh() {
+        let good = Mesh::new().genesis;
+        let mesh = good.mesh();
+        assert_eq!(good.clone().mesh(), mesh);
+        let renamed = Genesis { name: Text::clipped("other"), ..good.clone() };
+        let looser = Genesis { clock_bound_ms: 201, ..good.clone() };
+        let smaller = Genesis { members: List::first(good.members.iter().skip(1).cloned()), ..good.clone() };
+        let later = Genesis { founded: Time(good.founded.0 + 1), ..good };
+        for other in [renamed, looser, smaller, later] {
+            assert_ne!(other.mesh(), mesh);
+        }
+    }
+}

@@ -25,7 +25,7 @@ struct Head {
     membership_epoch: u64,
 }
 
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 enum Entry {
     Member(Member),
     Author(SiteId, Author),
@@ -63,6 +63,9 @@ pub enum BadSnapshot {
         /// Of what it holds.
         got: Hash,
     },
+    /// It says the same in another way.
+    #[error("it is not the canonical snapshot of its state")]
+    NotCanonical,
 }
 
 impl State {
@@ -118,7 +121,7 @@ impl State {
         if let Some(header) = &head.header {
             state.advance(header);
         }
-        Ok(state)
+        if state.encode() == bytes { Ok(state) } else { Err(BadSnapshot::NotCanonical) }
     }
 
     fn entries(&self) -> impl Iterator<Item = Entry> {
@@ -179,5 +182,97 @@ impl Chunks<'_> {
         };
         self.rest = rest;
         Some(decode(body).map_err(|source| BadSnapshot::Chunk { chunk, source }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use godwit_protocol::Message;
+
+    use super::*;
+    use crate::block::Height;
+    use crate::testing::{Mesh, register};
+
+    fn busy() -> Mesh {
+        let mut mesh = Mesh::new();
+        mesh.received(1);
+        mesh.awarded(2);
+        mesh.offered(3);
+        mesh.say(4, Message::Register(register(4)));
+        mesh
+    }
+
+    fn head(snapshot: &[u8]) -> usize {
+        4 + snapshot[0] as usize + 256 * snapshot[1] as usize
+    }
+
+    #[test]
+    fn a_snapshot_brings_back_all_that_a_state_tells() {
+        let state = busy().state;
+        let back = State::decode(state.founding(), &state.encode()).expect("a snapshot");
+        assert_eq!((back.root(), back.tip(), back.height()), (state.root(), state.tip(), state.height()));
+        assert_eq!((back.time(), back.due(), back.mesh()), (state.time(), state.due(), state.mesh()));
+        assert_eq!((back.validators(), back.validators_hash()), (state.validators(), state.validators_hash()));
+        assert!(back.members().eq(state.members()));
+        assert!(back.containers().eq(state.containers()));
+        assert!(back.offers().eq(state.offers()));
+        let genesis = State::genesis(state.founding());
+        let again = State::decode(state.founding(), &genesis.encode()).expect("before the first block");
+        assert_eq!((again.tip(), again.height()), (genesis.tip(), Height(0)));
+    }
+
+    #[test]
+    fn a_snapshot_that_is_cut_or_bent_is_refused() {
+        let state = busy().state;
+        let snapshot = state.encode();
+        let read = |bytes: &[u8]| State::decode(state.founding(), bytes);
+        for end in 0..snapshot.len() {
+            assert!(read(&snapshot[..end]).is_err(), "cut at {end}");
+        }
+        assert!(read(&[&snapshot[..], &[0]].concat()).is_err());
+        for place in head(&snapshot)..snapshot.len() {
+            let mut bent = snapshot.clone();
+            bent[place] ^= 1 << (place % 8);
+            assert!(read(&bent).is_err(), "byte {place}");
+        }
+    }
+
+    #[test]
+    fn a_snapshot_of_another_mesh_or_with_another_order_is_refused() {
+        let state = busy().state;
+        let snapshot = state.encode();
+        let other = Genesis { prefix: 20, ..state.founding().clone() };
+        assert_eq!(State::decode(&other, &snapshot).err(), Some(BadSnapshot::Mesh(state.mesh())));
+        let entries: Vec<Entry> = state.entries().collect();
+        for turned in [entries.iter().rev().cloned().collect(), [&entries[..], &entries[..1]].concat()] {
+            let mut bytes = snapshot[..head(&snapshot)].to_vec();
+            push(&mut bytes, &encode(&turned).expect("small"));
+            assert_eq!(State::decode(state.founding(), &bytes).err(), Some(BadSnapshot::NotCanonical));
+        }
+        let mut bytes = snapshot[..head(&snapshot)].to_vec();
+        push(&mut bytes, &encode(&entries[1..].to_vec()).expect("small"));
+        assert!(matches!(State::decode(state.founding(), &bytes), Err(BadSnapshot::Root { .. })));
+    }
+
+    #[test]
+    fn a_large_state_travels_in_several_chunks() {
+        let mut state = busy().state;
+        let held = state.containers().next().expect("one").1.clone();
+        for n in 0..4_000_u16 {
+            let [high, low] = n.to_be_bytes();
+            let mut held = held.clone();
+            held.register.container.0[..2].copy_from_slice(&[low, high]);
+            held.register.address.0 = [10, 77, high + 100, low].into();
+            state.containers.insert(held.register.container, held);
+        }
+        state.index();
+        state.seal();
+        let header = Header { state: state.root(), ..state.header().expect("blocks").clone() };
+        state.advance(&header);
+        let snapshot = state.encode();
+        assert!(snapshot.len() > 2 * CHUNK);
+        let back = State::decode(state.founding(), &snapshot).expect("a snapshot");
+        assert!(back.containers().eq(state.containers()));
+        assert_eq!(back.tip(), state.tip());
     }
 }

@@ -5,6 +5,7 @@ use godwit_protocol::register::{Register, Retire};
 use godwit_protocol::{Address, ContainerId, Event, Message};
 
 use super::refuses;
+use crate::apply::containers::{MAX_CONTAINER_IDS, MAX_CONTAINERS};
 use crate::refusal::Refusal;
 use crate::testing::{Mesh, container, done, offer, register, site};
 
@@ -85,4 +86,41 @@ fn a_container_with_an_open_offer_is_not_retired() {
     mesh.say(1, done(id));
     mesh.say(1, retire(1));
     assert_eq!(mesh.state.container(&container(1)), None);
+}
+
+#[test]
+fn a_mesh_holds_a_bounded_number_of_containers() {
+    let mut mesh = Mesh::new();
+    mesh.say(0, Message::Register(register(1)));
+    let held = mesh.state.container(&container(1)).expect("registered").clone();
+    for n in 1..u32::try_from(MAX_CONTAINERS).expect("small") {
+        mesh.state.containers.insert(numbered(n), held.clone());
+    }
+    mesh.state.seal();
+    refuses(&mut mesh, vec![(0, Message::Register(register(2)), Refusal::MeshFull(MAX_CONTAINERS))]);
+    mesh.state.containers.remove(&numbered(1));
+    mesh.state.seal();
+    let record = mesh.sign(0, Message::Register(register(2)));
+    assert_eq!(mesh.state.check(&record, &mesh.id(&record), mesh.now), Ok(()));
+}
+
+#[test]
+fn ids_that_were_used_are_remembered_up_to_a_bound() {
+    let mut mesh = Mesh::new();
+    mesh.say(0, Message::Register(register(1)));
+    for n in 1..u32::try_from(MAX_CONTAINER_IDS).expect("small") {
+        mesh.state.retired.insert(numbered(n), ());
+    }
+    mesh.state.seal();
+    refuses(&mut mesh, vec![(0, Message::Register(register(2)), Refusal::IdsUsedUp(MAX_CONTAINER_IDS))]);
+    mesh.state.retired.remove(&numbered(1));
+    mesh.state.seal();
+    let record = mesh.sign(0, Message::Register(register(2)));
+    assert_eq!(mesh.state.check(&record, &mesh.id(&record), mesh.now), Ok(()));
+}
+
+fn numbered(n: u32) -> ContainerId {
+    let mut id = ContainerId([0xaa; 16]);
+    id.0[..4].copy_from_slice(&n.to_le_bytes());
+    id
 }

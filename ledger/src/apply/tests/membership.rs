@@ -5,6 +5,7 @@ use godwit_protocol::membership::{Change, MAX_VALIDATORS, Member, Membership, Ro
 use godwit_protocol::{Event, Message, SiteId};
 
 use super::refuses;
+use crate::apply::membership::MAX_MEMBERS;
 use crate::block::validators_hash;
 use crate::refusal::Refusal;
 use crate::rules::build;
@@ -133,4 +134,24 @@ fn a_known_member_gets_new_addresses() {
     mesh.say(3, change);
     assert_eq!(mesh.state.member(&site(4)), Some(&moved));
     assert_eq!(mesh.state.membership_epoch(), 1);
+}
+
+#[test]
+fn a_mesh_has_a_bounded_number_of_members() {
+    let mut mesh = Mesh::new();
+    let mut n = 0_u32;
+    while mesh.state.members.len() < MAX_MEMBERS {
+        let mut filler = member(6, Role::Member);
+        filler.site = SiteId([0xaa; 32]);
+        filler.site.0[..4].copy_from_slice(&n.to_le_bytes());
+        mesh.state.members.insert(filler.site, filler);
+        n += 1;
+    }
+    mesh.state.seal();
+    let (one_more, known) = (put(6, Role::Member), put(4, Role::Observer));
+    let message = mesh.membership(0, one_more, &[0, 1, 2]);
+    refuses(&mut mesh, vec![(0, message, Refusal::TooManyMembers(MAX_MEMBERS))]);
+    let message = mesh.membership(0, known, &[0, 1, 2]);
+    let record = mesh.sign(0, message);
+    assert_eq!(mesh.state.check(&record, &mesh.id(&record), mesh.now), Ok(()));
 }
