@@ -68,6 +68,11 @@ pub struct Table<K, V> {
     root: Hash,
 }
 
+fn root_of<K, V>(buckets: &[Arc<Bucket<K, V>>]) -> Hash {
+    let hashes: Vec<[u8; 32]> = buckets.iter().map(|bucket| bucket.hash.0).collect();
+    proof::root(&hashes)
+}
+
 fn bucket_of<K: Key>(key: &K) -> usize {
     usize::from(key.spread()) * BUCKETS / 256
 }
@@ -75,9 +80,9 @@ fn bucket_of<K: Key>(key: &K) -> usize {
 impl<K: Key, V: Clone + Serialize> Table<K, V> {
     pub fn new() -> Self {
         let empty = Arc::new(Bucket { leaves: BTreeMap::new(), hash: Hash::ZERO });
-        let mut table = Self { buckets: vec![empty; BUCKETS], dirty: BTreeSet::new(), len: 0, root: Hash::ZERO };
-        table.seal();
-        table
+        let buckets = vec![empty; BUCKETS];
+        let root = root_of(&buckets);
+        Self { buckets, dirty: BTreeSet::new(), len: 0, root }
     }
 
     pub fn get(&self, key: &K) -> Option<&V> {
@@ -130,14 +135,16 @@ impl<K: Key, V: Clone + Serialize> Table<K, V> {
 
     /// Brings the root up to date with what changed since the last time.
     pub fn seal(&mut self) {
+        if self.dirty.is_empty() {
+            return;
+        }
         for index in std::mem::take(&mut self.dirty) {
             let bucket = Arc::make_mut(&mut self.buckets[index]);
             let hashes: Vec<[u8; 32]> = bucket.leaves.iter_mut().map(|(key, leaf)| leaf.hash(key).0).collect();
             let parts: Vec<&[u8]> = hashes.iter().map(<[u8; 32]>::as_slice).collect();
             bucket.hash = if parts.is_empty() { Hash::ZERO } else { Hash::of_parts("godwit/bucket", &parts) };
         }
-        let hashes: Vec<[u8; 32]> = self.buckets.iter().map(|bucket| bucket.hash.0).collect();
-        self.root = proof::root(&hashes);
+        self.root = root_of(&self.buckets);
     }
 
     /// As of the last [`Table::seal`].
