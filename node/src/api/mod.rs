@@ -21,3 +21,8 @@ mod stream;
 pub use fault::{Fault, Kind};
 pub use serve::{Listeners, ServeError};
 pub use site::{Ask, Notice, Reply, SiteHandle};
+
+#[cfg(test)]
+pub(crate) mod fake;
+#[cfg(test)]
+mod tests;

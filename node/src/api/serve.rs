@@ -9,14 +9,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use axum::serve::Listener;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener, UnixStream};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, warn};
+use tracing::debug;
 
 use super::routes::{Api, router};
 use super::token::{BadToken, Token, require};
@@ -113,16 +113,12 @@ impl Listeners {
     pub async fn serve(self, api: Api) {
         let stopping = api.stopping.clone();
         let open = router(api);
-        let guarded = self.loopback.map(|(listener, TokenBox(token))| {
-            (listener, open.clone().layer(axum::middleware::from_fn_with_state(token, require)))
+        let loopback = self.loopback.map(|(listener, TokenBox(token))| {
+            let guarded = open.clone().layer(axum::middleware::from_fn_with_state(token, require));
+            accept(listener, guarded, stopping.clone())
         });
-        let loopback = async {
-            if let Some((listener, router)) = guarded {
-                accept(async || listener.accept().await.map(|(stream, _)| stream), router, &stopping).await;
-            }
-        };
-        let socket = accept(async || self.socket.accept().await.map(|(stream, _)| stream), open, &stopping);
-        tokio::join!(socket, loopback);
+        let loopback = futures::future::OptionFuture::from(loopback);
+        tokio::join!(accept(self.socket, open, stopping.clone()), loopback);
         drop(std::fs::remove_file(&self.path));
     }
 }
@@ -158,11 +154,8 @@ async fn bind_socket(path: &Path) -> Result<UnixListener, ServeError> {
     Ok(listener)
 }
 
-/// Serves what `next` accepts until told to stop, then lets open requests end.
-async fn accept<S>(next: impl AsyncFn() -> io::Result<S>, router: Router, stopping: &CancellationToken)
-where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
+/// Serves what the listener accepts until told to stop, then lets open requests end.
+async fn accept<L: Listener>(mut listener: L, router: Router, stopping: CancellationToken) {
     let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     let open = GracefulShutdown::new();
     loop {
@@ -171,18 +164,10 @@ where
             () = stopping.cancelled() => break,
             slot = slots.clone().acquire_owned() => slot,
         };
-        let stream = tokio::select! {
+        // Axum's listener logs what goes wrong and tries again.
+        let (stream, _) = tokio::select! {
             () = stopping.cancelled() => break,
-            stream = next() => stream,
-        };
-        let stream = match stream {
-            Ok(stream) => stream,
-            Err(error) => {
-                warn!(%error, "api.accept failed");
-                // Out of descriptors, most likely: pause instead of spinning.
-                tokio::time::sleep(Duration::from_millis(100)).await;
-                continue;
-            }
+            accepted = listener.accept() => accepted,
         };
         let service = TowerToHyperService::new(router.clone());
         let connection = hyper::server::conn::http1::Builder::new()

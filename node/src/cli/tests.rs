@@ -1,1 +1,280 @@
-//! To come.
+//! What can be typed, what is printed, and the commands against a fake site.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use clap::error::ErrorKind;
+use prometheus_client::registry::Registry;
+use tokio_util::sync::CancellationToken;
+
+use super::*;
+use crate::api::fake;
+use crate::api::routes::Api;
+use crate::api::serve::Listeners;
+
+fn parse(line: &str) -> Result<Cli, clap::Error> {
+    Cli::try_parse_from(line.split(' '))
+}
+
+#[test]
+fn the_command_line_is_consistent() {
+    Cli::command().debug_assert();
+}
+
+#[test]
+fn every_command_shows_an_example() {
+    fn check(command: &clap::Command, path: &str) {
+        let path = format!("{path} {}", command.get_name());
+        if command.has_subcommands() {
+            command.get_subcommands().for_each(|sub| check(sub, &path));
+        } else {
+            let after = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            assert!(after.contains(path.trim()), "{path} shows no example of itself");
+        }
+    }
+    Cli::command().get_subcommands().for_each(|sub| check(sub, "godwit"));
+}
+
+#[test]
+fn the_examples_in_the_help_can_be_typed() {
+    fn examples(command: &clap::Command, found: &mut Vec<String>) {
+        let after = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+        for line in after.lines().map(str::trim).filter(|line| line.starts_with("godwit ") && !line.contains("COMMAND"))
+        {
+            let typed = line.split(['|', '>', ';']).next().unwrap_or_default().trim();
+            // The founding example explains itself after two spaces, and ids are abridged.
+            let typed = typed.split("  ").next().unwrap_or_default().replace("5f0c...e1", &"5f".repeat(32));
+            found.push(typed);
+        }
+        command.get_subcommands().for_each(|sub| examples(sub, found));
+    }
+    let mut found = Vec::new();
+    examples(&Cli::command(), &mut found);
+    assert!(found.len() > 40, "{}", found.len());
+    for line in found {
+        if let Err(refused) = parse(&line) {
+            panic!("`{line}`: {refused}");
+        }
+    }
+}
+
+#[test]
+fn what_makes_no_sense_is_refused() {
+    let cases = [
+        ("godwit", ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand),
+        ("godwit fly", ErrorKind::InvalidSubcommand),
+        ("godwit deploy", ErrorKind::MissingRequiredArgument),
+        ("godwit deploy --cpus 0 a", ErrorKind::ValueValidation),
+        ("godwit deploy --memory lots a", ErrorKind::ValueValidation),
+        ("godwit deploy -p 80:x a", ErrorKind::ValueValidation),
+        ("godwit deploy --client abc a", ErrorKind::ValueValidation),
+        ("godwit deploy a b", ErrorKind::UnknownArgument),
+        ("godwit stop", ErrorKind::MissingRequiredArgument),
+        ("godwit log --most 0", ErrorKind::ValueValidation),
+        ("godwit --api ftp://x ps", ErrorKind::ValueValidation),
+        ("godwit member approve", ErrorKind::MissingRequiredArgument),
+        ("godwit member approve --put a --remove b", ErrorKind::ArgumentConflict),
+        ("godwit client report", ErrorKind::MissingRequiredArgument),
+        ("godwit client report --signal porto=5", ErrorKind::ValueValidation),
+        ("godwit client report --signal porto=-5 --trace x", ErrorKind::ArgumentConflict),
+        ("godwit genesis create --name a --network 10.0.0.0 b", ErrorKind::ValueValidation),
+        ("godwit completions klingon", ErrorKind::InvalidValue),
+    ];
+    for (line, kind) in cases {
+        assert_eq!(parse(line).expect_err(line).kind(), kind, "{line}");
+    }
+}
+
+#[test]
+fn deploy_takes_all_that_it_documents() {
+    let id = "5f".repeat(32);
+    let line = format!(
+        "godwit deploy cam:2 --name cam --cpus 0.5 --memory 256m --gpu 1 -p 8080:80 -p 53:53/udp -e A=B --stateless \
+         --max-delay 50ms --client {id} --json -- run --fast"
+    );
+    let cli = parse(&line).unwrap();
+    let Command::Deploy(args) = cli.command else { panic!("not deploy") };
+    assert!(cli.json && args.stateless);
+    assert_eq!((args.image.as_str(), args.cpus.0, args.memory.0, args.gpu), ("cam:2", 500, 256 << 20, 1));
+    assert_eq!((args.ports.len(), args.max_delay.0, args.clients.len()), (2, 50, 1));
+    assert_eq!(args.env, ["A=B"]);
+    assert_eq!(args.command, ["run", "--fast"]);
+}
+
+#[test]
+fn flags_of_run_become_settings() {
+    let Command::Run(args) = parse("godwit run --listen /a --listen /b --key k --set log=debug").unwrap().command
+    else {
+        panic!("not run");
+    };
+    let settings = args.settings();
+    let value = |key: &str| settings.iter().find(|setting| setting.key == key).map(|setting| setting.value.clone());
+    assert_eq!(value("listen"), Some("/a,/b".to_owned()));
+    assert_eq!(value("log"), Some("debug".to_owned()));
+    assert!(Path::new(&value("key").unwrap()).is_absolute());
+    assert!(settings.iter().any(|setting| setting.flag == "--set log"));
+}
+
+#[test]
+fn completions_know_the_commands() {
+    for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
+        let Command::Completions { shell } = parse(&format!("godwit completions {shell}")).unwrap().command else {
+            panic!("not completions");
+        };
+        let mut script = Vec::new();
+        clap_complete::generate(shell, &mut Cli::command(), "godwit", &mut script);
+        let script = String::from_utf8(script).unwrap();
+        for command in ["timeline", "migrate", "doctor"] {
+            assert!(script.contains(command), "{shell}: {command}");
+        }
+    }
+}
+
+#[test]
+fn tables_are_aligned_and_readable() {
+    console::set_colors_enabled(false);
+    let expected = "\
+NAME   CONTAINER     IMAGE    SITE   STATE    ADDRESS           CPU             MEMORY  GPU  MAX DELAY  MOVES
+cam    313131313131  cam:1    porto  running  10.77.0.49  0.25 / 0.5  100 MiB / 256 MiB    0     100 ms      2
+redis  323232323232  redis:1  porto  running  10.77.0.50  0.25 / 0.5  100 MiB / 256 MiB    0     100 ms      2
+cam2   414141414141  cam2:1   faro   moving   10.77.0.65         0.5            256 MiB    0     100 ms      2
+";
+    assert_eq!(containers::containers_table(&fake::containers()), expected);
+
+    let expected = "\
+NAME   SITE          ROLE       STATE  ADDRESS    NETWORK      CPU         MEMORY   MEM %  GPU  CONTAINERS    HEARD
+porto  a1a1a1a1a1a1  validator  here   192.0.2.7  quay     0.5 / 4  3 GiB / 8 GiB  50.0 %    0           2  1.200 s
+faro   a2a2a2a2a2a2  validator  away   -          -              -              -       -    -           1        -
+";
+    assert_eq!(site::sites_table(&fake::sites()), expected);
+
+    let expected = "\
+OFFER         OPENED        CONTAINER  SOURCE  WHY       STATE    WINNER  BIDS  DECLINES  ATTEMPT  ENDED
+9c9c9c9c9c9c  02:01:47.123  cam        porto   overload  awarded  faro       1         1        1  -
+";
+    assert_eq!(moves::offers_table(&fake::offers()), expected);
+
+    let expected = "\
+offer 9c9c9c9c9c9c: cam from porto to faro, done
+from 2026-11-22 02:01:47.123 UTC
+
+     AT  SINCE LAST  STEP     SITE   DETAIL
+   0 ms       +0 ms  offer    porto  overload: memory 612 ‰
+  48 ms      +48 ms  award           faro of 2 bidders
+1.448 s    +1.400 s  receipt  faro   epoch 2
+
+measured by the target: commit 15 ms, fetch 200 ms
+moved 1.5 MiB
+";
+    assert_eq!(moves::timeline_table(&fake::timeline()), expected);
+
+    let expected = "\
+block 2 111111111111  2026-11-22 02:01:47.123 UTC  by porto, 3 signers, round 0
+  abort       porto             attempt 1 of 9c9c9c9c: silent
+";
+    assert_eq!(ledger::block_text(&fake::block(2)), expected);
+
+    let status = site::status_table(&fake::status());
+    assert!(status.contains("role         validator\n"), "{status}");
+    assert!(status.contains("peers        1 of 2 members, 2 validators\n"), "{status}");
+}
+
+/// A fake site behind a real socket.
+struct Answering {
+    _folder: tempfile::TempDir,
+    socket: PathBuf,
+}
+
+async fn answering() -> Answering {
+    let folder = tempfile::tempdir().unwrap();
+    let socket = folder.path().join("api.sock");
+    let listeners = Listeners::bind(&socket, None).await.unwrap();
+    let api = Api { site: fake::site(), metrics: Arc::new(Registry::default()), stopping: CancellationToken::new() };
+    tokio::spawn(listeners.serve(api));
+    Answering { _folder: folder, socket }
+}
+
+async fn typed(site: &Answering, line: &str) -> Result<(), Failure> {
+    run(parse(&format!("godwit --api {} {line}", site.socket.display())).unwrap()).await
+}
+
+#[tokio::test]
+async fn commands_reach_the_site() {
+    let site = answering().await;
+    for line in [
+        "status",
+        "sites --json",
+        "ps --local",
+        "deploy redis:7 --name db",
+        "stop cam redis",
+        "rm --force cam",
+        "logs cam --tail 1",
+        "offers",
+        "migrate cam",
+        "migrate cam --wait",
+        "drain",
+        "drain --off",
+        "timeline 9c",
+        "log --from 2 -n 1",
+        "member list",
+    ] {
+        if let Err(failure) = typed(&site, line).await {
+            panic!("{line}: {}", failure.text(false));
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_refusal_comes_with_its_remedy_and_a_handoff_that_fails_is_a_failure() {
+    console::set_colors_enabled_stderr(false);
+    let site = answering().await;
+    let refused = typed(&site, "stop cam2").await.unwrap_err();
+    assert_eq!(refused.text(false), "error: cam2 is at faro\n       stop it at faro");
+    assert_eq!(refused.text(true), r#"{"error":"cam2 is at faro","remedy":"stop it at faro"}"#);
+    let stayed = typed(&site, "migrate cam --prefer faro --wait").await.unwrap_err();
+    assert!(stayed.text(false).contains("no site bid"), "{}", stayed.text(false));
+}
+
+#[tokio::test]
+async fn an_absent_site_is_told_from_a_forbidden_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let socket = folder.path().join("none.sock");
+    let absent = run(parse(&format!("godwit --api {} ps", socket.display())).unwrap()).await.unwrap_err();
+    let text = absent.text(false);
+    assert!(text.contains(&format!("cannot reach the site at {}", socket.display())), "{text}");
+    assert!(text.contains("is `godwit run` running?"), "{text}");
+}
+
+#[tokio::test]
+async fn sites_are_made_and_found_a_mesh() {
+    let folder = tempfile::tempdir().unwrap();
+    let place = folder.path().display().to_string();
+    for (name, address) in [("porto", "192.0.2.7"), ("faro", "192.0.2.8")] {
+        let init = format!("godwit -c {place}/{name}/godwit.toml init --name {name} --address {address}");
+        run(parse(&init).unwrap()).await.unwrap();
+        let key = std::fs::read_to_string(format!("{place}/{name}/site.key")).unwrap();
+        // Again changes nothing, and flags that it would have to ignore are refused.
+        run(parse(&format!("godwit -c {place}/{name}/godwit.toml init")).unwrap()).await.unwrap();
+        assert_eq!(std::fs::read_to_string(format!("{place}/{name}/site.key")).unwrap(), key);
+        let refused = run(parse(&init).unwrap()).await.unwrap_err();
+        assert!(refused.text(false).contains("--address"), "{}", refused.text(false));
+    }
+    let member = |name: &str| {
+        let config = crate::config::Config::load(Some(Path::new(&format!("{place}/{name}/godwit.toml"))), [], &[]);
+        let config = config.unwrap();
+        assert!(config.key.starts_with(&place) && config.api.socket.starts_with(&place));
+        let site: godwit_protocol::SiteId = crate::key::read(&config.key).unwrap().verifying_key().into();
+        format!(
+            r#"{{"site":"{site}","role":"validator","name":"{name}","addresses":["/ip4/{}/tcp/4101"]}}"#,
+            config.net.address
+        )
+    };
+    std::fs::write(folder.path().join("members.json"), format!("{}\n{}\n", member("porto"), member("faro"))).unwrap();
+    let create = format!("godwit genesis create --name harbour {place}/members.json --out {place}/genesis.toml");
+    run(parse(&create).unwrap()).await.unwrap();
+    let genesis = crate::genesis::read(&folder.path().join("genesis.toml")).unwrap();
+    assert_eq!((genesis.members.len(), genesis.name.as_str()), (2, "harbour"));
+    run(parse(&format!("godwit genesis show {place}/genesis.toml --json")).unwrap()).await.unwrap();
+    let twice = format!("godwit genesis create --name b {place}/members.json {place}/members.json");
+    assert!(run(parse(&twice).unwrap()).await.unwrap_err().text(false).contains("occurs twice"));
+}
