@@ -116,6 +116,7 @@ pub fn write_new(path: &Path, genesis: &Genesis) -> Result<(), BadGenesisFile> {
 
 #[cfg(test)]
 mod tests {
+    use ed25519_dalek::SigningKey;
     use godwit_protocol::bounded::{List, Text};
     use godwit_protocol::membership::{Member, Role};
     use godwit_protocol::{Address, SiteId, Time};
@@ -123,8 +124,10 @@ mod tests {
     use super::*;
 
     fn genesis() -> Genesis {
-        let member = |n: u8| Member {
-            site: SiteId([n; 32]),
+        let mut sites = [1_u8, 2, 3, 4].map(|n| SiteId::from(SigningKey::from_bytes(&[n; 32]).verifying_key()));
+        sites.sort();
+        let member = |site| Member {
+            site,
             role: Role::Validator,
             name: Text::clipped("porto"),
             addresses: List::first([Text::clipped("/ip4/192.0.2.7/tcp/4101")]),
@@ -135,7 +138,7 @@ mod tests {
             network: Address([10, 77, 0, 0].into()),
             prefix: 16,
             clock_bound_ms: 500,
-            members: List::first((1..5).map(member)),
+            members: List::first(sites.map(member)),
         }
     }
 

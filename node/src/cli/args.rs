@@ -232,9 +232,9 @@ pub struct InitArgs {
     /// The site's name in the mesh [default: the host's name]
     #[arg(long)]
     pub name: Option<String>,
-    /// What the site is to do in the mesh
-    #[arg(long, default_value = "validator", value_parser = input::role)]
-    pub role: Role,
+    /// What the site is to do in the mesh: validator, member or observer [default: validator]
+    #[arg(long, value_parser = input::role)]
+    pub role: Option<Role>,
     /// The IPv4 address at which other sites reach this one [default: that of the default route]
     #[arg(long, value_name = "IPV4")]
     pub address: Option<std::net::Ipv4Addr>,

@@ -52,7 +52,11 @@ pub fn init(args: &InitArgs, config: Option<&Path>, out: Out) -> Result<(), Fail
         Token::write_new(token).map_err(Failure::file("write the token", token))?;
         out.remark(&format!("made the API's token {}", token.display()));
     }
-    let member = member_of(args, &config, site_key.verifying_key().into())?;
+    let line = file.with_file_name("member.json");
+    let before = read_members(&line.display().to_string()).ok().and_then(|members| members.into_iter().next());
+    let member = member_of(args, &config, site_key.verifying_key().into(), before)?;
+    let text = serde_json::to_string(&member).map_err(|error| Failure::file("write", &line)(error.into()))?;
+    std::fs::write(&line, text + "\n").map_err(Failure::file("write", &line))?;
     out.remark(&format!("site {}\nits member line, for whoever founds or governs the mesh:", member.site));
     out.json_line(&member)
 }
@@ -138,10 +142,14 @@ fn refuse_changes(args: &InitArgs, file: &Path) -> Result<(), Failure> {
     }
 }
 
-fn member_of(args: &InitArgs, config: &Config, site: SiteId) -> Result<Member, Failure> {
-    let name = match &args.name {
-        Some(name) => name.clone(),
-        None => nix::unistd::gethostname()
+/// Name and role stay those of the line `before`, unless they are given.
+fn member_of(args: &InitArgs, config: &Config, site: SiteId, before: Option<Member>) -> Result<Member, Failure> {
+    let before = before.filter(|member| member.site == site);
+    let role = args.role.or(before.as_ref().map(|member| member.role)).unwrap_or(Role::Validator);
+    let name = match (&args.name, &before) {
+        (Some(name), _) => name.clone(),
+        (None, Some(before)) => before.name.to_string(),
+        (None, None) => nix::unistd::gethostname()
             .map(|name| name.to_string_lossy().into_owned())
             .map_err(|error| Failure::Io { what: "read the host's name".to_owned(), source: error.into() })?,
     };
@@ -159,7 +167,7 @@ fn member_of(args: &InitArgs, config: &Config, site: SiteId) -> Result<Member, F
         .map_err(|long| refused("--listen", long.to_string()))?;
     Ok(Member {
         site,
-        role: args.role,
+        role,
         name: Text::new(&name).map_err(|long| refused("--name", long.to_string()))?,
         addresses: List::new(addresses).map_err(|long| refused("--listen", long.to_string()))?,
     })

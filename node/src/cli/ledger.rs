@@ -8,7 +8,7 @@ use super::client::ApiClient;
 use super::failure::Failure;
 use super::out::Out;
 use super::seam::{self, Audited};
-use super::table::{fields, moment, short};
+use super::table::{fields, moment, or_dash, short};
 use crate::api::site::Notice;
 use crate::api::view::BlockView;
 use crate::config::Config;
@@ -87,28 +87,29 @@ pub fn audit(dir: &Path, genesis_file: Option<&Path>, config: Option<&Path>, out
         None => genesis::read(&Config::load(config, std::env::vars(), &[])?.genesis)?,
     };
     let bar = out.progress("audit");
-    let audited = seam::audit(dir, &genesis, &mut |height, tip| {
-        bar.set_length(tip);
-        bar.set_position(height);
-        bar.set_message(format!("block {height} of {tip}"));
-    });
+    let audited = seam::audit(dir, &genesis, &mut |height| bar.set_message(format!("audit: block {height}")));
     bar.finish_and_clear();
     let audited = audited?;
     out.show(&audited, audited_text)?;
-    match audited.bad {
-        None => Ok(()),
-        Some(bad) => Err(Failure::Verdict(format!("audit: block {} is bad: {}", bad.height, bad.reason))),
+    match audited {
+        Audited::Ok(_) => Ok(()),
+        Audited::Bad { height, reason } => Err(Failure::Verdict(format!("audit: block {height} is bad: {reason}"))),
     }
 }
 
 pub(super) fn audited_text(audited: &Audited) -> String {
+    let Audited::Ok(report) = audited else { return String::new() };
+    let kinds: Vec<_> = report.records.iter().map(|(kind, n)| format!("{n} {kind}")).collect();
     let mut text = fields(&[
-        ("mesh", audited.mesh.to_string()),
-        ("verified", format!("{} blocks, {} records", audited.height, audited.records)),
-        ("state root", audited.state_root.to_string()),
+        ("mesh", report.mesh.to_string()),
+        ("blocks", format!("{}, the last at {} UTC", report.height, moment(report.time))),
+        ("tip", report.tip.to_string()),
+        ("state root", report.root.to_string()),
+        ("records", or_dash(Some(kinds.join(", ")))),
+        ("members", report.members.to_string()),
+        ("containers", report.containers.to_string()),
+        ("open offers", report.open_offers.to_string()),
     ]);
-    if audited.bad.is_none() {
-        text.push_str(&format!("{}\n", console::style("audit: OK").green().bold()));
-    }
+    text.push_str(&format!("{}\n", console::style("audit: OK").green().bold()));
     text
 }

@@ -8,6 +8,7 @@
 mod args;
 mod client;
 mod containers;
+mod doctor;
 mod failure;
 mod found;
 mod input;

@@ -4,13 +4,13 @@
 
 use std::path::Path;
 
+use godwit_ledger::audit::Report;
+use godwit_ledger::block::Committed;
 use godwit_ledger::genesis::Genesis;
-use godwit_protocol::report::Report;
-use godwit_protocol::{Hash, MeshId, Signed};
-use libp2p::Multiaddr;
 use serde::Serialize;
 
 use super::failure::Failure;
+use crate::api::fault::chain;
 use crate::config::Config;
 
 /// The outcome of one check of `godwit doctor`.
@@ -26,6 +26,14 @@ pub struct Check {
     pub remedy: Option<String>,
 }
 
+impl Check {
+    /// A check that passes or fails; its remedy is kept only if it fails.
+    pub fn new(name: impl Into<String>, passes: bool, found: impl Into<String>, remedy: impl Into<String>) -> Self {
+        let verdict = if passes { Verdict::Pass } else { Verdict::Fail };
+        Self { name: name.into(), verdict, found: found.into(), remedy: (!passes).then(|| remedy.into()) }
+    }
+}
+
 /// How a check ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
@@ -39,27 +47,38 @@ pub enum Verdict {
 }
 
 /// What `godwit audit` found.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Audited {
-    /// The mesh.
-    pub mesh: MeshId,
-    /// The last height that verifies.
-    pub height: u64,
-    /// The state root after it.
-    pub state_root: Hash,
-    /// Records up to it.
-    pub records: u64,
-    /// The first bad block and what is wrong with it.
-    pub bad: Option<BadBlock>,
+#[derive(Debug, Serialize)]
+#[serde(tag = "verdict", rename_all = "kebab-case")]
+pub enum Audited {
+    /// Every block verifies.
+    Ok(Report),
+    /// A block does not.
+    Bad {
+        /// The height that was due; 0 for the genesis.
+        height: u64,
+        /// What is wrong there, with all its causes.
+        reason: String,
+    },
 }
 
-/// A block that does not verify.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct BadBlock {
-    /// Its height.
-    pub height: u64,
-    /// What is wrong.
-    pub reason: String,
+/// Verifies blocks from height 1 on; tells `progress` each height as it is reached.
+pub fn judge<E>(
+    genesis: &Genesis,
+    blocks: impl IntoIterator<Item = Result<Committed, E>>,
+    progress: &mut dyn FnMut(u64),
+) -> Audited
+where
+    E: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    let told = blocks.into_iter().inspect(|block| {
+        if let Ok(committed) = block {
+            progress(committed.block.header.height.0);
+        }
+    });
+    match godwit_ledger::audit::audit(genesis, told) {
+        Ok(report) => Audited::Ok(report),
+        Err(finding) => Audited::Bad { height: finding.height.0, reason: chain(&finding.fault) },
+    }
 }
 
 /// Runs the site until it is told to stop by a signal.
@@ -72,49 +91,23 @@ pub async fn run(config: Config) -> Result<(), Failure> {
     Err(absent("run the site"))
 }
 
-/// Checks the machine for `godwit doctor`, in the order in which they should be read.
+/// Checks of the container engine, CRIU and the kernel, which follow those of this module's neighbour `doctor`.
 ///
 /// # Errors
 /// Only if checking itself is impossible; what it finds is in the checks.
 #[allow(clippy::unused_async)] // checks talk to the engine
-pub async fn checks(config: &Config) -> Result<Vec<Check>, Failure> {
+pub async fn engine_checks(config: &Config) -> Result<Vec<Check>, Failure> {
     let _ = config;
-    Err(absent("check this machine"))
+    Err(absent("check the container engine"))
 }
 
-/// Verifies a data folder's ledger; calls `progress(height, tip)` now and then.
+/// Verifies a data folder's ledger by [`judge`].
 ///
 /// # Errors
-/// If the folder cannot be read. A bad block is a finding, not an error.
-pub fn audit(dir: &Path, genesis: &Genesis, progress: &mut dyn FnMut(u64, u64)) -> Result<Audited, Failure> {
+/// If the folder cannot be opened. A bad block is a finding, not an error.
+pub fn audit(dir: &Path, genesis: &Genesis, progress: &mut dyn FnMut(u64)) -> Result<Audited, Failure> {
     let _ = (dir, genesis, progress);
-    Err(absent("verify the ledger"))
-}
-
-/// A client's connection to one site of the mesh.
-#[derive(Debug)]
-pub struct Uplink {}
-
-impl Uplink {
-    /// Connects to the first of the sites that answers.
-    ///
-    /// # Errors
-    /// If none does.
-    #[allow(clippy::unused_async)] // connecting is async
-    pub async fn connect(key: &ed25519_dalek::SigningKey, sites: &[Multiaddr]) -> Result<Self, Failure> {
-        let _ = (key, sites);
-        Err(absent("connect to a site"))
-    }
-
-    /// Sends a report and waits until the site has taken it; connects again, to another site if need be.
-    ///
-    /// # Errors
-    /// The site's refusal, or that none answers.
-    #[allow(clippy::unused_async)] // sending is async
-    pub async fn report(&mut self, report: &Signed<Report>) -> Result<(), Failure> {
-        let _ = report;
-        Err(absent("report"))
-    }
+    Err(absent("open the ledger's store"))
 }
 
 fn absent(what: &'static str) -> Failure {

@@ -10,7 +10,7 @@ use super::failure::Failure;
 use super::out::Out;
 use super::seam::{self, Check, Verdict};
 use super::table::{bytes, cores, fields, moment, or_dash, percent, short, span, table};
-use super::{logging, seam::checks};
+use super::{doctor, logging};
 use crate::api::view::{CapacityView, SiteView, StatusView};
 use crate::config::{Config, example};
 
@@ -43,7 +43,8 @@ pub fn config(print: bool, file: Option<&Path>, settings: &SettingArgs, out: Out
 /// `godwit doctor`.
 pub async fn doctor(config: Option<&Path>, settings: &SettingArgs, out: Out) -> Result<(), Failure> {
     let config = load(config, settings)?;
-    let found = checks(&config).await?;
+    let mut found = doctor::checks(&config).await;
+    found.extend(seam::engine_checks(&config).await?);
     out.show(&found, |found| checks_table(found))?;
     match found.iter().filter(|check| check.verdict == Verdict::Fail).count() {
         0 => Ok(()),

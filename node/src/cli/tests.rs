@@ -134,7 +134,7 @@ fn completions_know_the_commands() {
 fn tables_are_aligned_and_readable() {
     console::set_colors_enabled(false);
     let expected = "\
-NAME   CONTAINER     IMAGE    SITE   STATE    ADDRESS           CPU             MEMORY  GPU  MAX DELAY  MOVES
+NAME   CONTAINER     IMAGE    SITE   STATE    ADDRESS            CPU             MEMORY  GPU  MAX DELAY  MOVES
 cam    313131313131  cam:1    porto  running  10.77.0.49  0.25 / 0.5  100 MiB / 256 MiB    0     100 ms      2
 redis  323232323232  redis:1  porto  running  10.77.0.50  0.25 / 0.5  100 MiB / 256 MiB    0     100 ms      2
 cam2   414141414141  cam2:1   faro   moving   10.77.0.65         0.5            256 MiB    0     100 ms      2
@@ -150,13 +150,13 @@ faro   a2a2a2a2a2a2  validator  away   -          -              -              
 
     let expected = "\
 OFFER         OPENED        CONTAINER  SOURCE  WHY       STATE    WINNER  BIDS  DECLINES  ATTEMPT  ENDED
-9c9c9c9c9c9c  02:01:47.123  cam        porto   overload  awarded  faro       1         1        1  -
+9c9c9c9c9c9c  04:15:07.123  cam        porto   overload  awarded  faro       1         1        1  -
 ";
     assert_eq!(moves::offers_table(&fake::offers()), expected);
 
     let expected = "\
 offer 9c9c9c9c9c9c: cam from porto to faro, done
-from 2026-11-22 02:01:47.123 UTC
+from 2026-11-22 04:15:07.123 UTC
 
      AT  SINCE LAST  STEP     SITE   DETAIL
    0 ms       +0 ms  offer    porto  overload: memory 612 ‰
@@ -169,7 +169,7 @@ moved 1.5 MiB
     assert_eq!(moves::timeline_table(&fake::timeline()), expected);
 
     let expected = "\
-block 2 111111111111  2026-11-22 02:01:47.123 UTC  by porto, 3 signers, round 0
+block 2 111111111111  2026-11-22 04:15:07.123 UTC  by porto, 3 signers, round 0
   abort       porto             attempt 1 of 9c9c9c9c: silent
 ";
     assert_eq!(ledger::block_text(&fake::block(2)), expected);
@@ -253,28 +253,47 @@ async fn sites_are_made_and_found_a_mesh() {
         let init = format!("godwit -c {place}/{name}/godwit.toml init --name {name} --address {address}");
         run(parse(&init).unwrap()).await.unwrap();
         let key = std::fs::read_to_string(format!("{place}/{name}/site.key")).unwrap();
+        let line = std::fs::read_to_string(format!("{place}/{name}/member.json")).unwrap();
+        assert!(line.contains(&format!(r#""name":"{name}""#)) && line.contains(address), "{line}");
         // Again changes nothing, and flags that it would have to ignore are refused.
         run(parse(&format!("godwit -c {place}/{name}/godwit.toml init")).unwrap()).await.unwrap();
         assert_eq!(std::fs::read_to_string(format!("{place}/{name}/site.key")).unwrap(), key);
+        assert_eq!(std::fs::read_to_string(format!("{place}/{name}/member.json")).unwrap(), line);
         let refused = run(parse(&init).unwrap()).await.unwrap_err();
         assert!(refused.text(false).contains("--address"), "{}", refused.text(false));
     }
-    let member = |name: &str| {
-        let config = crate::config::Config::load(Some(Path::new(&format!("{place}/{name}/godwit.toml"))), [], &[]);
-        let config = config.unwrap();
-        assert!(config.key.starts_with(&place) && config.api.socket.starts_with(&place));
-        let site: godwit_protocol::SiteId = crate::key::read(&config.key).unwrap().verifying_key().into();
-        format!(
-            r#"{{"site":"{site}","role":"validator","name":"{name}","addresses":["/ip4/{}/tcp/4101"]}}"#,
-            config.net.address
-        )
-    };
-    std::fs::write(folder.path().join("members.json"), format!("{}\n{}\n", member("porto"), member("faro"))).unwrap();
-    let create = format!("godwit genesis create --name harbour {place}/members.json --out {place}/genesis.toml");
+    let create = format!(
+        "godwit genesis create --name harbour {place}/porto/member.json {place}/faro/member.json --out {place}/genesis.toml"
+    );
     run(parse(&create).unwrap()).await.unwrap();
     let genesis = crate::genesis::read(&folder.path().join("genesis.toml")).unwrap();
     assert_eq!((genesis.members.len(), genesis.name.as_str()), (2, "harbour"));
     run(parse(&format!("godwit genesis show {place}/genesis.toml --json")).unwrap()).await.unwrap();
-    let twice = format!("godwit genesis create --name b {place}/members.json {place}/members.json");
+    let twice = format!("godwit genesis create --name b {place}/faro/member.json {place}/faro/member.json");
     assert!(run(parse(&twice).unwrap()).await.unwrap_err().text(false).contains("occurs twice"));
+}
+
+#[test]
+fn an_audit_tells_an_honest_ledger_from_a_bad_one() {
+    use godwit_protocol::bounded::{List, Text};
+    use godwit_protocol::membership::{Member, Role};
+
+    let site = ed25519_dalek::SigningKey::from_bytes(&[1; 32]).verifying_key().into();
+    let founder = Member { site, role: Role::Validator, name: Text::clipped("porto"), addresses: List::default() };
+    let genesis = godwit_ledger::genesis::Genesis {
+        name: Text::clipped("harbour"),
+        founded: godwit_protocol::Time(1),
+        network: godwit_protocol::Address([10, 77, 0, 0].into()),
+        prefix: 16,
+        clock_bound_ms: 500,
+        members: List::first([founder]),
+    };
+    let honest = seam::judge(&genesis, Vec::<Result<_, std::io::Error>>::new(), &mut |_| ());
+    console::set_colors_enabled(false);
+    assert!(ledger::audited_text(&honest).ends_with("audit: OK\n"));
+    let torn = seam::judge(&genesis, [Err(std::io::Error::other("a torn page"))], &mut |_| ());
+    let json = serde_json::to_value(&torn).unwrap();
+    assert_eq!((json["verdict"].as_str(), json["height"].as_u64()), (Some("bad"), Some(1)));
+    assert!(json["reason"].as_str().unwrap().contains("a torn page"), "{json}");
+    assert_eq!(ledger::audited_text(&torn), "");
 }

@@ -6,19 +6,20 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use ed25519_dalek::SigningKey;
 use godwit_ledger::genesis::Genesis;
 use godwit_protocol::bounded::List;
-use godwit_protocol::report::Signal;
+use godwit_protocol::report::{Report, Signal};
 use godwit_protocol::{ClientId, Dbm, MeshId, SiteId, Time};
-use libp2p::Multiaddr;
-
-use godwit_protocol::report::Report;
 use godwit_protocol::{Signed, Verified};
+use libp2p::Multiaddr;
+use serde::Serialize;
 
 use super::args::ReportArgs;
 use super::failure::Failure;
 use super::found::read_text;
 use super::input;
 use super::out::Out;
-use super::seam::Uplink;
+use crate::api::fault::chain;
+use crate::net::client::Client;
+use crate::net::report::Answer;
 use crate::{genesis, key};
 
 /// Sites that a client hears; a report holds no more.
@@ -48,15 +49,48 @@ pub async fn report(args: &ReportArgs, out: Out) -> Result<(), Failure> {
         None => vec![Heard { after: Duration::ZERO, signals: signals(&args.signals, &genesis)? }],
     };
     let sites = if args.to.is_empty() { addresses(&genesis) } else { args.to.clone() };
-    let mut uplink = Uplink::connect(&key, &sites).await?;
+    let mut client = connect(&key, mesh, &sites).await?;
     let start = tokio::time::Instant::now();
+    let (reports, mut refused) = (trace.len(), 0);
     for heard in trace {
         tokio::time::sleep_until(start + heard.after).await;
         let report = signed(&mesh, &key, heard.signals)?;
-        uplink.report(&report).await?;
-        out.json_line(&report.body)?;
+        let answer = match client.send(&report).await {
+            Ok(answer) => answer,
+            // The site may have gone, and another may answer.
+            Err(lost) => {
+                out.remark(&format!("connecting again: {}", chain(&lost)));
+                client = connect(&key, mesh, &sites).await?;
+                client.send(&report).await.map_err(|lost| part("report", lost.into()))?
+            }
+        };
+        if let Answer::Refused(why) = answer {
+            refused += 1;
+            out.remark(&format!("{} refused the report: {why}", client.site().short()));
+        }
+        out.json_line(&Reported { site: client.site(), report: report.body, answer })?;
     }
-    Ok(())
+    match refused {
+        0 => Ok(()),
+        _ => Err(Failure::Verdict(format!("{refused} of {reports} reports were refused"))),
+    }
+}
+
+/// A report and what became of it.
+#[derive(Serialize)]
+struct Reported {
+    site: SiteId,
+    report: Report,
+    answer: Answer,
+}
+
+async fn connect(key: &SigningKey, mesh: MeshId, sites: &[Multiaddr]) -> Result<Client, Failure> {
+    Client::connect(key.clone(), mesh, sites).await.map_err(|error| part("connect to a site", error.into()))
+}
+
+fn part(what: &'static str, source: Box<dyn std::error::Error + Send + Sync>) -> Failure {
+    let remedy = "does a site run at these addresses, and was a container deployed with `--client` and this key's id?";
+    Failure::Part { what, source, remedy: Some(remedy.to_owned()) }
 }
 
 /// The clock's milliseconds serve as the sequence: they rise over restarts, and clients report seldom.
