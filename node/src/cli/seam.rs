@@ -12,6 +12,7 @@ use serde::Serialize;
 use super::failure::Failure;
 use crate::api::fault::chain;
 use crate::config::Config;
+use crate::runtime;
 
 /// The outcome of one check of `godwit doctor`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -91,14 +92,10 @@ pub async fn run(config: Config) -> Result<(), Failure> {
     Err(absent("run the site"))
 }
 
-/// Checks of the container engine, CRIU and the kernel, which follow those of this module's neighbour `doctor`.
-///
-/// # Errors
-/// Only if checking itself is impossible; what it finds is in the checks.
-#[allow(clippy::unused_async)] // checks talk to the engine
-pub async fn engine_checks(config: &Config) -> Result<Vec<Check>, Failure> {
-    let _ = config;
-    Err(absent("check the container engine"))
+/// Checks of the container engine, CRIU and the kernel.
+pub async fn engine_checks(config: &Config) -> Vec<Check> {
+    let found = runtime::doctor::checks(&config.docker, Path::new("criu"), &config.data_dir).await;
+    found.into_iter().map(|check| Check::new(check.name, check.ok, check.found, check.remedy)).collect()
 }
 
 /// Verifies a data folder's ledger by [`judge`].
