@@ -27,7 +27,7 @@ impl Chance {
     }
 
     /// The next number.
-    pub fn next(&mut self) -> u64 {
+    pub fn draw(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -37,7 +37,7 @@ impl Chance {
 
     /// Below `bound`, which is not 0.
     pub fn below(&mut self, bound: u64) -> u64 {
-        self.next() % bound
+        self.draw() % bound
     }
 
     /// True so many times in a thousand.
@@ -98,7 +98,7 @@ pub struct Site {
 
 enum Happening {
     Message { to: usize, from: usize, bytes: Vec<u8> },
-    Gossip { to: usize, record: VerifiedRecord },
+    Gossip { to: usize, record: Box<VerifiedRecord> },
     Timer { site: usize, token: TimerToken },
     Restart { site: usize },
 }
@@ -309,7 +309,7 @@ impl Network {
             }
             Happening::Gossip { to, record } => {
                 if !self.cut.contains(&to) {
-                    self.input(to, Input::Record(record));
+                    self.input(to, Input::Record(*record));
                 }
             }
             Happening::Timer { site, token } => {
@@ -365,7 +365,7 @@ impl Network {
                 for to in self.others(site) {
                     if self.is_connected(site, to) && !self.chance.per_mille(self.weather.lost) {
                         let at = self.arrival();
-                        self.at(at, Happening::Gossip { to, record: record.clone() });
+                        self.at(at, Happening::Gossip { to, record: Box::new(record.clone()) });
                     }
                 }
             }

@@ -224,6 +224,7 @@ impl Host {
         holds
     }
 
+    #[allow(clippy::result_large_err)] // the core's own error type
     /// Whether these votes are of distinct members, properly signed and enough.
     pub fn check_votes(
         &mut self,
@@ -252,6 +253,7 @@ impl Host {
         }
     }
 
+    #[allow(clippy::result_large_err)] // the core's own error type
     pub fn check_rounds(
         &mut self,
         rounds: &RoundCertificate<Ctx>,

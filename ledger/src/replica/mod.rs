@@ -86,6 +86,7 @@ pub enum Input {
 
 /// What a replica wants done, in order.
 #[derive(Clone, Debug)]
+#[allow(clippy::large_enum_variant)] // a step has a handful of effects, each consumed at once
 pub enum Effect {
     /// Append to the write-ahead log.
     WalAppend(Vec<u8>),

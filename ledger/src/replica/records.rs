@@ -115,7 +115,7 @@ impl Replica {
         }
         let resend = *self.resend.get_or_insert(self.host.now.after(RESEND));
         let expiry = self.mempool.next_expiry().map(|expires| expires.after(Millis(1)));
-        expiry.into_iter().fold(Some(resend), |first, at| first.min(Some(at)))
+        Some(expiry.map_or(resend, |expiry| expiry.min(resend)))
     }
 
     /// The first own records, as a message.
@@ -125,10 +125,10 @@ impl Replica {
 
     /// After a round that decided nothing, the next proposers get what there is to decide.
     pub(super) fn spread_records(&mut self) {
-        if std::mem::take(&mut self.host.delayed) {
-            if let Some(message) = message_of(self.mempool.ready()) {
-                self.host.outbox.say(Effect::Broadcast(message));
-            }
+        if std::mem::take(&mut self.host.delayed)
+            && let Some(message) = message_of(self.mempool.ready())
+        {
+            self.host.outbox.say(Effect::Broadcast(message));
         }
     }
 }

@@ -385,3 +385,43 @@ fn one_author_cannot_crowd_out_the_others() {
     let effects = replica.step(mesh.now, Input::Submit(record));
     assert!(effects.iter().any(|effect| matches!(effect, Effect::Gossip(_))), "another's still finds room");
 }
+
+#[test]
+fn a_mesh_of_one_validator_decides_alone_at_once() {
+    let mut mesh = Mesh::new();
+    let only: Vec<_> = mesh.genesis.members.iter().filter(|member| member.site == site(0)).cloned().collect();
+    mesh.genesis.members = List::new(only).expect("one");
+    mesh.state = State::genesis(&mesh.genesis);
+    let mut network = Network::new(&mesh.genesis, vec![key(0)], Weather::FAIR, 1);
+    mesh.now = network.now();
+    for n in 1..4 {
+        let record = mesh.sign(0, Message::Register(register(n)));
+        network.submit(0, record);
+        assert_eq!(containers(&network, 0), usize::from(n));
+    }
+    assert!(network.is_silent());
+}
+
+/// `cargo test -p godwit-ledger --lib -- --ignored --nocapture records_a_second`
+#[test]
+#[ignore = "a measurement, not a check"]
+fn records_a_second() {
+    let (mut mesh, mut network) = network(4, Weather::FAIR, 1);
+    mesh.now = network.now();
+    let all: u16 = 4000;
+    let began = std::time::Instant::now();
+    for n in 0..all {
+        let (by, [high, low]) = (u8::try_from(n % 4).expect("small"), n.to_be_bytes());
+        let mut register = register(1);
+        register.container.0[..2].copy_from_slice(&[high, low]);
+        register.address = godwit_protocol::Address([10, 77, 16 + high, low].into());
+        let record = mesh.sign(by, Message::Register(register));
+        network.submit(usize::from(by), record);
+        if n % 256 == 255 {
+            network.run(Millis(4));
+        }
+    }
+    assert!(network.run_until(Millis(60_000), |network| all_know(network, 0..4, usize::from(all))));
+    let (span, blocks) = (began.elapsed(), network.height(0));
+    println!("{all} records in {blocks} blocks at 4 replicas in one thread: {span:?}");
+}
