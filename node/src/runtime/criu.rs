@@ -16,8 +16,10 @@ pub const ANNOTATION: &str = "org.criu.config";
 pub const MIN_VERSION: u32 = 40_200;
 
 /// Connections stay established; those not yet accepted are left to their client's retry; deleted and locked files and
-/// sockets to the outside are captured. A deleted file that is still open travels in the images up to the limit.
-const OPTIONS: &str = "tcp-established\nskip-in-flight\nlink-remap\nfile-locks\next-unix-sk\nghost-limit 268435456\n";
+/// sockets to the outside are captured. A deleted file that is still open travels in the images up to the limit. Tasks
+/// that cannot be stopped within the timeout, in seconds, go on.
+const OPTIONS: &str =
+    "tcp-established\nskip-in-flight\nlink-remap\nfile-locks\next-unix-sk\nghost-limit 268435456\ntimeout 4\n";
 
 /// A log of CRIU at its usual verbosity; more is not searched for the reason.
 const LOG_MAX: u64 = 8 * 1024 * 1024;
@@ -91,12 +93,11 @@ impl Files {
 /// The first errors, without time stamps and places in CRIU's source.
 fn reason(log: &str) -> Option<String> {
     let errors = log.lines().filter_map(|line| line.split_once("Error (")?.1.split_once("): "));
-    let texts: Vec<&str> = errors
-        .map(|(_, text)| text.trim())
-        // Every container has this one without CAP_SYS_RESOURCE; it is not why anything fails.
-        .filter(|text| !text.is_empty() && !text.starts_with("rlimit: Can't setup"))
-        .take(REASON_LINES)
-        .collect();
+    // Every container has the one about rlimit without CAP_SYS_RESOURCE; it is not why anything fails.
+    let telling = |text: &&str| !text.is_empty() && !text.starts_with("rlimit: Can't setup");
+    let mut texts: Vec<&str> = errors.map(|(_, text)| text.trim()).filter(telling).collect();
+    texts.dedup();
+    texts.truncate(REASON_LINES);
     (!texts.is_empty()).then(|| texts.join("; ").chars().filter(|c| !c.is_control()).take(500).collect())
 }
 
@@ -107,6 +108,7 @@ mod tests {
     #[test]
     fn the_reason_is_the_first_errors_of_the_log() {
         let log = "(00.000001) Version: 4.2\n(00.1) Error (criu/rlimit.c:1): rlimit: Can't setup RLIMIT_NOFILE for 7\n\
+            (00.2) Error (criu/sk-inet.c:191): inet: Connected TCP socket, consider using --tcp-established option.\n\
             (00.2) Error (criu/sk-inet.c:191): inet: Connected TCP socket, consider using --tcp-established option.\n\
             (00.3) Error (criu/cr-dump.c:1): Dump files (pid: 7) failed with -1\n\
             (00.4) Error (criu/cr-dump.c:2): Dumping FAILED.\n";

@@ -5,20 +5,23 @@
 //! runs nowhere its route is a black hole: packets vanish without a word, and what TCP lost it sends again. An answer, a
 //! reset or a host-unreachable, could end the connections that are to survive.
 //!
-//! Containers on one bridge ask for each other by ARP; for one that runs elsewhere the bridge answers in its place.
+//! Containers on one bridge ask for each other by ARP; for one that runs elsewhere the bridge answers in its place. Those
+//! who asked before it left are told so: their connections would stall until they asked again, a minute perhaps.
 //!
 //! Connections from containers to the outside are masqueraded as the site's own; connections that outsiders opened never
 //! are. A connection that arrives with its container begins in the middle: only what looks like a beginning (a SYN, a
 //! datagram to a well-known port) is masqueraded, or a reply would come from an address its client never spoke to.
 
+use std::io;
 use std::net::Ipv4Addr;
+use std::os::fd::AsRawFd;
 use std::path::Path;
 use std::process::Output;
 use std::time::Duration;
 
 use futures::TryStreamExt;
 use godwit_protocol::Address;
-use rtnetlink::packet_route::AddressFamily;
+use nix::sys::socket::{AddressFamily, LinkAddr, MsgFlags, SockFlag, SockType, SockaddrLike, sendto, socket};
 use rtnetlink::packet_route::route::{
     RouteAddress, RouteAttribute, RouteMessage, RouteProtocol, RouteScope, RouteType,
 };
@@ -132,8 +135,15 @@ impl Routes {
             Way::Via(site) => self.handle.route().add(route.gateway(site).build()).replace().execute().await,
             Way::Nowhere => self.handle.route().add(route.kind(RouteType::BlackHole).build()).replace().execute().await,
         };
+        result.map_err(|error| failed(error.to_string()))?;
         tracing::debug!(%address, ?way, "network.route");
-        result.map_err(|error| failed(error.to_string()))
+        if let Way::Via(_) = way
+            && let Err(error) = announce(address.0)
+        {
+            // Without a container on the bridge there is nobody to tell, and the bridge is down.
+            tracing::debug!(%address, %error, "network.announce");
+        }
+        Ok(())
     }
 
     /// All ways that this site has set, also before a restart.
@@ -142,7 +152,7 @@ impl Routes {
     /// [`Cause::Network`].
     pub async fn all(&self) -> Result<Vec<(Address, Way)>, Cause> {
         let mut query = RouteMessage::default();
-        query.header.address_family = AddressFamily::Inet;
+        query.header.address_family = rtnetlink::packet_route::AddressFamily::Inet;
         let routes: Vec<RouteMessage> = self
             .handle
             .route()
@@ -169,6 +179,45 @@ fn ours(route: &RouteMessage, range: Range) -> Option<(Address, Way)> {
     }
     let to = to.filter(|to| range.admits(*to))?;
     Some((Address(to), via.map_or(Way::Nowhere, Way::Via)))
+}
+
+/// Tells everybody on the bridge that it answers for the address now: a gratuitous ARP request (RFC 5227, section 3).
+fn announce(address: Ipv4Addr) -> io::Result<()> {
+    let index = nix::net::if_::if_nametoindex(BRIDGE)?;
+    let text = std::fs::read_to_string(format!("/sys/class/net/{BRIDGE}/address"))?;
+    let own = parse_mac(text.trim()).ok_or_else(|| io::Error::other(format!("{BRIDGE} has the address {text}")))?;
+    let to = nix::libc::sockaddr_ll {
+        sll_family: nix::libc::AF_PACKET as u16,
+        sll_protocol: (nix::libc::ETH_P_ARP as u16).to_be(),
+        sll_ifindex: i32::try_from(index).map_err(io::Error::other)?,
+        sll_hatype: 0,
+        sll_pkttype: 0,
+        sll_halen: 6,
+        sll_addr: [0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0, 0],
+    };
+    let size = u32::try_from(size_of_val(&to)).map_err(io::Error::other)?;
+    // SAFETY: `to` is a `sockaddr_ll` of that size, which `LinkAddr` copies before this statement ends.
+    #[allow(unsafe_code)]
+    let to = unsafe { LinkAddr::from_raw((&raw const to).cast(), Some(size)) };
+    let to = to.ok_or_else(|| io::Error::other("no link address"))?;
+    let socket = socket(AddressFamily::Packet, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)?;
+    sendto(socket.as_raw_fd(), &arp_request(own, address), &to, MsgFlags::empty())?;
+    Ok(())
+}
+
+/// Ethernet and IPv4; who has the address? I have it.
+fn arp_request(own: [u8; 6], address: Ipv4Addr) -> [u8; 28] {
+    let mut packet = [0; 28];
+    packet[..8].copy_from_slice(&[0, 1, 8, 0, 6, 4, 0, 1]);
+    packet[8..14].copy_from_slice(&own);
+    packet[14..18].copy_from_slice(&address.octets());
+    packet[24..].copy_from_slice(&address.octets());
+    packet
+}
+
+fn parse_mac(text: &str) -> Option<[u8; 6]> {
+    let parts: Vec<u8> = text.split(':').map(|part| u8::from_str_radix(part, 16).ok()).collect::<Option<_>>()?;
+    parts.try_into().ok()
 }
 
 /// What the firewall and the kernel must let through; safe to repeat. The engine must have made its own chains before.
@@ -243,6 +292,19 @@ mod tests {
     #[test]
     fn a_mac_address_is_local_and_tells_containers_apart() {
         assert_eq!(mac(Address(Ipv4Addr::new(10, 50, 0, 10))), "02:42:0a:32:00:0a");
+    }
+
+    #[test]
+    fn an_announcement_asks_for_the_address_it_has() {
+        let own = parse_mac("02:42:0a:32:00:01").unwrap();
+        let packet = arp_request(own, Ipv4Addr::new(10, 50, 0, 10));
+        let expected = [
+            &[0, 1, 8, 0, 6, 4, 0, 1][..],
+            &[2, 0x42, 10, 50, 0, 1, 10, 50, 0, 10],
+            &[0, 0, 0, 0, 0, 0, 10, 50, 0, 10],
+        ];
+        assert_eq!(packet.as_slice(), expected.concat());
+        assert_eq!(parse_mac("02:42"), None);
     }
 
     #[tokio::test]

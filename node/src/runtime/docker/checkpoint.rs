@@ -101,6 +101,8 @@ impl DockerRuntime {
     /// Stops the container with its memory in the folder; if that fails it runs on, reachable.
     async fn capture(&self, found: &Container, spec: &Spec, dir: &Path) -> Result<(), Cause> {
         let files = self.criu_files(spec.deploy.container);
+        // CRIU ignores an absent file, and would then refuse or reset live connections.
+        files.write().map_err(Cause::io("write CRIU's options to", &files.config))?;
         files.clear(criu::Log::Dump);
         let checkpoint_dir = Some(dir.to_string_lossy().into_owned());
         let options = CreateCheckpointOptions { checkpoint_id: CHECKPOINT.into(), checkpoint_dir, exit: true };
@@ -366,7 +368,8 @@ fn starting_from_checkpoint(docker: &Docker) -> Docker {
 /// The folder without what an earlier attempt left, and the mark that this one has begun.
 fn begin(dir: &Path, mark: &Mark) -> Result<(), Cause> {
     fs::create_dir_all(dir).map_err(Cause::io("make", dir))?;
-    for name in [COMPLETE, LAYER] {
+    let volumes = (0..mark.volumes.len()).map(volume_file);
+    for name in [COMPLETE.to_owned(), LAYER.to_owned()].into_iter().chain(volumes) {
         remove_if_there(fs::remove_file(dir.join(name))).map_err(Cause::io("clear", dir))?;
     }
     for name in [CHECKPOINT, LOGS] {
@@ -497,6 +500,7 @@ mod tests {
             fs::write(dir.path().join(name).join("old"), "").unwrap();
         }
         fs::write(dir.path().join(LAYER), "old").unwrap();
+        fs::write(dir.path().join("volume-0.tar"), "old").unwrap();
         mark().write(dir.path(), COMPLETE).unwrap();
         begin(dir.path(), &mark()).unwrap();
         let mut left: Vec<_> = fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();

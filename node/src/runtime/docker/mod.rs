@@ -225,7 +225,16 @@ impl Runtime for DockerRuntime {
     }
 
     fn remove(&self, container: ContainerId) -> Answer<'_, ()> {
-        Box::pin(within("remove", Some(container), SLOW, self.remove_found(container)))
+        let remove = async move {
+            let spec = self.find(container).await?.and_then(|found| found.spec().ok());
+            self.remove_found(container).await?;
+            match spec {
+                // Its address is free for another.
+                Some(spec) => self.routes.set(spec.deploy.address, Way::Here).await,
+                None => Ok(()),
+            }
+        };
+        Box::pin(within("remove", Some(container), SLOW, remove))
     }
 
     fn logs(&self, container: ContainerId, logs: Logs) -> Answer<'_, LogStream> {
