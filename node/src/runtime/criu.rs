@@ -1,4 +1,4 @@
-//! CRIU: the options it needs to capture a container under live traffic, and why it refused.
+//! CRIU: the options it needs to capture a container under live traffic, why it refused, and what it has captured.
 //!
 //! The engine starts CRIU through its OCI runtime and passes none of these options; the annotation [`ANNOTATION`] names a
 //! file of them for one container. The file's `work-dir` also decides where CRIU leaves its logs.
@@ -66,6 +66,29 @@ impl Files {
         let _ = fs::remove_file(self.log(log));
     }
 
+    /// Remembers that the container was stopped with its state, or that it runs again.
+    ///
+    /// # Errors
+    /// What the file system says.
+    pub fn set_frozen(&self, frozen: bool) -> std::io::Result<()> {
+        let flag = self.work.join("frozen");
+        if frozen {
+            fs::create_dir_all(&self.work)?;
+            File::create(&flag)?.sync_all()?;
+            return File::open(&self.work)?.sync_all();
+        }
+        match fs::remove_file(flag) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether the container was stopped with its state and has not run since.
+    #[must_use]
+    pub fn is_frozen(&self) -> bool {
+        self.work.join("frozen").exists()
+    }
+
     /// Removes all of it.
     pub fn remove(&self) {
         let _ = fs::remove_dir_all(&self.work);
@@ -116,6 +139,21 @@ mod tests {
             "inet: Connected TCP socket, consider using --tcp-established option.; Dump files (pid: 7) failed with -1";
         assert_eq!(reason(log).as_deref(), Some(expected));
         assert_eq!(reason("(00.1) all is well\n"), None);
+    }
+
+    #[test]
+    fn a_container_is_frozen_until_it_runs_or_is_gone() {
+        let state = tempfile::tempdir().unwrap();
+        let files = Files::of(state.path(), ContainerId([1; 16]));
+        assert!(!files.is_frozen());
+        files.set_frozen(false).unwrap();
+        files.set_frozen(true).unwrap();
+        assert!(Files::of(state.path(), ContainerId([1; 16])).is_frozen());
+        files.set_frozen(false).unwrap();
+        assert!(!files.is_frozen());
+        files.set_frozen(true).unwrap();
+        files.remove();
+        assert!(!files.is_frozen());
     }
 
     #[test]

@@ -38,6 +38,8 @@ pub enum Cause {
     StillRunning,
     #[error("it ran here and ended with code {code}")]
     AlreadyRan { code: i64 },
+    #[error("it was frozen for a handoff and may run elsewhere: from its beginning it would be a second copy")]
+    Frozen,
     #[error("it is here already, created from something else")]
     Occupied,
     #[error("CRIU refuses: {reason}")]
@@ -94,6 +96,8 @@ impl Cause {
             Self::Pull { .. } => "check the reference and the site's access to the registry, or docker load the image",
             Self::PortTaken(_) => "free the port or deploy with another",
             Self::AddressTaken(_) | Self::Occupied => "godwit ps shows what is here; remove what does not belong",
+            Self::Frozen => "end its handoff first; thaw and release know what they do",
+            Self::StateLost { .. } => "its memory is gone; godwit can start it from its beginning",
             Self::DiskFull { .. } => "free space: docker system prune, or a larger disk for the engine and godwit",
             Self::Network(_) => "godwit doctor checks the network; it needs root, iptables and ip_forward",
             Self::Route { .. } => {

@@ -57,7 +57,7 @@ pub trait Runtime: Send + Sync + std::fmt::Debug {
     fn state(&self, container: ContainerId) -> Answer<'_, State>;
 
     /// Runs a container that has ended once more from its beginning, for example after the host was restarted; nothing to
-    /// do if it runs. Never for one that moves: its memory would be lost.
+    /// do if it runs. Refused by [`Cause::Frozen`] while it moves: it would be a second copy.
     fn start(&self, container: ContainerId) -> Answer<'_, ()>;
 
     /// Asks a container to end, and ends it after ten seconds; nothing to do if it does not run.

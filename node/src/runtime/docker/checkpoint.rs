@@ -41,6 +41,13 @@ const NONCE: &str = "godwit-nonce";
 /// The engine keeps a checkpoint in up to three places before it is done: CRIU's, its content store, ours.
 const COPIES: u64 = 3;
 
+/// A checkpoint has some thirty files, and each sync alone waits for the disk.
+const SYNC_THREADS: usize = 8;
+
+/// For how long a checkpoint that is written without us may grow or fail to start: a minute.
+const UNFINISHED_ATTEMPTS: u32 = 60;
+const UNFINISHED_PAUSE: Duration = Duration::from_secs(1);
+
 /// How often the engine is asked whether it has finished.
 const POLL: Duration = Duration::from_millis(20);
 
@@ -78,6 +85,7 @@ impl DockerRuntime {
         on_thread(move || begin(&folder, &begun)).await?;
 
         let started = Instant::now();
+        self.criu_files(container).set_frozen(true).map_err(Cause::io("mark as frozen in", &self.config.state))?;
         self.hold(spec.deploy.address).await?;
         if stateful {
             self.capture(&found, &spec, &dir).await?;
@@ -112,10 +120,14 @@ impl DockerRuntime {
         let reason = files.reason(criu::Log::Dump);
         match self.inspect_id(&found.id).await?.state {
             State::Running => {
-                self.routes.set(spec.deploy.address, Way::Here).await?;
+                self.runs_here(spec).await?;
                 Err(reason.map_or_else(|| Cause::from(error), |reason| Cause::Criu { reason }))
             }
-            _ => Err(Cause::StateLost { reason: reason.unwrap_or_else(|| error.to_string()) }),
+            _ => {
+                // Nothing is left to go on from: it may be started from its beginning.
+                files.set_frozen(false).map_err(Cause::io("unmark as frozen in", &self.config.state))?;
+                Err(Cause::StateLost { reason: reason.unwrap_or_else(|| error.to_string()) })
+            }
         }
     }
 
@@ -172,7 +184,7 @@ impl DockerRuntime {
         let spec = found.spec()?;
         match found.state {
             State::Running => {
-                self.routes.set(spec.deploy.address, Way::Here).await?;
+                self.runs_here(&spec).await?;
                 return Ok(Resumed::default());
             }
             State::Ended { code } => return Err(Cause::AlreadyRan { code }),
@@ -200,7 +212,7 @@ impl DockerRuntime {
         let mark = Mark::read(&dir, BEGUN, container);
         match found.state {
             State::Running => {
-                self.routes.set(spec.deploy.address, Way::Here).await?;
+                self.runs_here(&spec).await?;
                 return Ok(Resumed::default());
             }
             State::Ended { code } if mark.as_ref().is_ok_and(|mark| mark.started_at != found.started_at) => {
@@ -211,10 +223,14 @@ impl DockerRuntime {
         }
         let mark = mark?;
         let started = Instant::now();
+        if !dir.join(COMPLETE).exists() {
+            self.go_on_unfinished(&found, &spec, &dir).await?;
+            return Ok(Resumed { copy_ms: Millis(0), start_ms: millis(started) });
+        }
         let Err(first) = self.go_on(&found, &spec, &dir).await else {
             return Ok(Resumed { copy_ms: Millis(0), start_ms: millis(started) });
         };
-        if !dir.join(LAYER).exists() || !dir.join(COMPLETE).exists() {
+        if spec.deploy.kind == Kind::Stateless {
             return Err(first);
         }
         // A restore that fails late has consumed files that stand for deleted ones; in the archive they still are.
@@ -224,6 +240,29 @@ impl DockerRuntime {
         let copy_ms = millis(started);
         self.go_on(&found, &spec, &dir).await?;
         Ok(Resumed { copy_ms, start_ms: Millis(millis(started).0.saturating_sub(copy_ms.0)) })
+    }
+
+    /// After a freeze whose caller died: the engine may still be writing the checkpoint, and nothing says when it is done.
+    /// A start from half a checkpoint fails and changes nothing.
+    async fn go_on_unfinished(&self, found: &Container, spec: &Spec, dir: &Path) -> Result<(), Cause> {
+        let checkpoint = dir.join(CHECKPOINT);
+        let mut before = None;
+        let mut result = Err(Cause::Incomplete(dir.to_owned()));
+        for attempt in 0..UNFINISHED_ATTEMPTS {
+            if attempt > 0 {
+                tokio::time::sleep(UNFINISHED_PAUSE).await;
+            }
+            let size = size_of(&checkpoint)?;
+            if before.replace(size) != Some(size) && spec.deploy.kind == Kind::Stateful {
+                continue;
+            }
+            result = self.go_on(found, spec, dir).await;
+            match &result {
+                Ok(()) => break,
+                Err(cause) => tracing::warn!(container = %spec.deploy.container, %cause, "docker.thaw_again"),
+            }
+        }
+        result
     }
 
     /// The container once no capture of it is under way: the engine goes on with one whose caller died.
@@ -247,7 +286,14 @@ impl DockerRuntime {
         } else {
             self.docker.start_container(&found.id, None::<StartContainerOptions>).await?;
         }
-        self.routes.set(spec.deploy.address, Way::Here).await
+        self.runs_here(spec).await
+    }
+
+    /// Packets reach it again, and it is frozen no more.
+    pub(super) async fn runs_here(&self, spec: &Spec) -> Result<(), Cause> {
+        self.routes.set(spec.deploy.address, Way::Here).await?;
+        let files = self.criu_files(spec.deploy.container);
+        files.set_frozen(false).map_err(Cause::io("unmark as frozen in", &self.config.state))
     }
 
     async fn restore(&self, found: &Container, container: ContainerId, dir: &Path) -> Result<(), Cause> {
@@ -446,12 +492,18 @@ fn link_or_copy(from: &Path, to: &Path) -> std::io::Result<()> {
     fs::hard_link(from, to).or_else(|_| fs::copy(from, to).map(drop))
 }
 
-/// A flat folder's files, and itself, onto the disk.
+/// A flat folder's files, and itself, onto the disk. Several at a time: a file system commits what waits together.
 fn sync_files(dir: &Path) -> Result<(), Cause> {
     let sync = || {
-        for entry in fs::read_dir(dir)? {
-            File::open(entry?.path())?.sync_data()?;
-        }
+        let files = fs::read_dir(dir)?.map(|entry| Ok(entry?.path())).collect::<std::io::Result<Vec<PathBuf>>>()?;
+        std::thread::scope(|scope| {
+            let part = |files: &[PathBuf]| files.iter().try_for_each(|file| File::open(file)?.sync_data());
+            let parts = files.chunks(files.len().div_ceil(SYNC_THREADS).max(1));
+            let threads: Vec<_> = parts.map(|files| scope.spawn(move || part(files))).collect();
+            threads.into_iter().try_for_each(|thread| {
+                thread.join().unwrap_or_else(|_| Err(std::io::Error::other("a thread that syncs ended early")))
+            })
+        })?;
         File::open(dir)?.sync_all()
     };
     sync().map_err(Cause::io("sync", dir))

@@ -106,7 +106,11 @@ impl DockerRuntime {
     pub(super) async fn start_anew(&self, container: ContainerId) -> Result<(), Cause> {
         let found = self.expect(container).await?;
         if found.state != State::Running {
+            if self.criu_files(container).is_frozen() {
+                return Err(Cause::Frozen);
+            }
             self.docker.start_container(&found.id, None::<StartContainerOptions>).await?;
+            self.runs_here(&found.spec()?).await?;
         }
         Ok(())
     }
