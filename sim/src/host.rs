@@ -1,6 +1,6 @@
 //! One site's host: what outlives its process (journal, followed blocks, engine) and what does not (the brain).
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use ed25519_dalek::SigningKey;
 use godwit_ledger::record::VerifiedRecord;
@@ -150,9 +150,11 @@ impl Host {
     /// The promises of offers that are not closed: what a rewritten journal holds.
     #[must_use]
     pub fn binding(&self) -> Vec<Promise> {
-        let closed: BTreeSet<_> =
-            self.journal.iter().filter(|p| matches!(p, Promise::Closed { .. })).map(Promise::offer).collect();
-        self.journal.iter().filter(|promise| !closed.contains(&promise.offer())).cloned().collect()
+        let mut last = BTreeMap::new();
+        for promise in &self.journal {
+            last.insert(promise.offer(), matches!(promise, Promise::Closed { .. }));
+        }
+        self.journal.iter().filter(|promise| !last[&promise.offer()]).cloned().collect()
     }
 
     /// What the monitor measures now.

@@ -17,8 +17,8 @@ use crate::yield_::Yield;
 /// How often a `Yield` is repeated until the ledger shows that it arrived.
 const REPEAT: Millis = Millis(500);
 
-/// How often a failed thaw is tried again: the container stands still meanwhile.
-const THAW_AGAIN: Millis = Millis(2_000);
+/// After what a failed thaw or release is tried again: the container stands still meanwhile.
+const AFTER_FAILURE: Millis = Millis(2_000);
 
 /// The source of one offer, from its opening to its end.
 #[derive(Clone, Debug)]
@@ -37,6 +37,8 @@ pub struct Source {
     said: Time,
     /// When the container was stopped.
     froze: Time,
+    /// When a thaw or a release that failed is to be tried again.
+    retry: Option<Time>,
 }
 
 /// Where the source stands. Each frozen phase leads out only by the ledger or by a promise that was never made.
@@ -51,7 +53,7 @@ enum Phase {
     /// H6: `Yield` is out, the copy is kept.
     Yielded { root: Hash, bytes: Bytes, freeze: Millis },
     /// An `Abort` of ours is before the ledger.
-    Aborting { frozen: bool, then: Then },
+    Aborting { copy: Standing, then: Then },
     /// Making the container run again, then the next attempt or the end.
     Thawing { over: bool },
     /// H7: the target owns it.
@@ -60,6 +62,17 @@ enum Phase {
     Releasing,
     /// Nothing is left to do.
     Over,
+}
+
+/// What the container does while an `Abort` is before the ledger.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Standing {
+    /// It was not stopped.
+    Runs,
+    /// It may have been stopped, but was never yielded: it is being made to run again.
+    Thaws,
+    /// It was yielded: only the ledger can let it run again.
+    Kept,
 }
 
 impl Source {
@@ -78,6 +91,7 @@ impl Source {
             since: now,
             said: now,
             froze: now,
+            retry: None,
         }
     }
 
@@ -108,12 +122,8 @@ impl Source {
             // A freeze that was cut short, or a `Ready` that is no longer fresh: make it run, then the next in line.
             (Stage::Awarded | Stage::Ready, None) if froze || open.stage == Stage::Ready => {
                 let mut effects = vec![this.act(Action::Thaw)];
-                effects.extend(this.abort(
-                    now,
-                    false,
-                    Then::Next,
-                    Reason::Failed(Text::clipped("the source was restarted")),
-                ));
+                let reason = Reason::Failed(Text::clipped("the source was restarted"));
+                effects.extend(this.abort(now, Standing::Thaws, Then::Next, reason));
                 effects
             }
             (Stage::Awarded | Stage::Ready, None) => this.serve(now),
@@ -141,6 +151,12 @@ impl Source {
         (this, effects)
     }
 
+    /// The container on offer.
+    #[must_use]
+    pub fn container(&self) -> ContainerId {
+        self.container
+    }
+
     /// Whether nothing is left to do.
     #[must_use]
     pub fn is_over(&self) -> bool {
@@ -165,11 +181,11 @@ impl Source {
             }
             (Phase::Serving, Input::Outcome(Action::Serve { .. }, Outcome::Failed(reason))) => {
                 let mut effects = vec![self.failed(Action::Serve { target: self.peer() }, reason.clone())];
-                effects.extend(self.abort(now, false, Then::End, reason));
+                effects.extend(self.abort(now, Standing::Runs, Then::End, reason));
                 effects
             }
             (Phase::Serving, Input::Tick) if now.since(self.since) > self.patience.ready => {
-                self.abort(now, false, Then::Next, Reason::Silent)
+                self.abort(now, Standing::Runs, Then::Next, Reason::Silent)
             }
 
             // H5
@@ -178,9 +194,9 @@ impl Source {
             }
             (Phase::Freezing, Input::Outcome(action @ Action::Freeze { .. }, Outcome::Failed(reason))) => {
                 // What cannot be frozen for one target cannot for the next. The engine says that it runs on: made sure of
-                // at once, as no `Yield` forbids it, and once more when the offer has ended, should this fail.
+                // at once, as no `Yield` forbids it.
                 let mut effects = vec![self.failed(action, reason.clone()), self.act(Action::Thaw)];
-                effects.extend(self.abort(now, true, Then::End, reason));
+                effects.extend(self.abort(now, Standing::Thaws, Then::End, reason));
                 effects
             }
 
@@ -195,7 +211,7 @@ impl Source {
                         let reason = Reason::Failed(Text::clipped("the frozen state is not what was yielded"));
                         let told = if let Outcome::Failed(cause) = outcome { cause } else { reason.clone() };
                         let mut effects = vec![self.failed(action, told)];
-                        effects.extend(self.abort(now, true, Then::Next, reason));
+                        effects.extend(self.abort(now, Standing::Kept, Then::Next, reason));
                         effects
                     }
                 }
@@ -203,15 +219,33 @@ impl Source {
 
             // H6
             (Phase::Yielded { bytes, .. }, Input::Tick) if now.since(self.since) > self.patience_for(bytes) => {
-                self.abort(now, true, Then::Next, Reason::Silent)
+                self.abort(now, Standing::Kept, Then::Next, Reason::Silent)
             }
             (Phase::Yielded { root, freeze, .. }, Input::Tick) if now.since(self.said) > REPEAT => {
                 self.said = now;
                 vec![Effect::Yield { to: self.peer(), body: self.body(root, freeze) }]
             }
 
-            (Phase::Aborting { frozen, then }, Input::Tick) if now.since(self.said) > self.patience.again => {
-                let mut effects = self.abort(now, frozen, then, Reason::Silent);
+            // What was never yielded runs again before the ledger has decided; if that fails, it is tried until it does.
+            (
+                Phase::Aborting { copy: Standing::Thaws, then },
+                Input::Outcome(Action::Thaw, Outcome::Settled | Outcome::Resumed),
+            ) => {
+                self.phase = Phase::Aborting { copy: Standing::Runs, then };
+                vec![self.tell(What::Step(Step::Thawed))]
+            }
+            (
+                Phase::Aborting { copy: Standing::Thaws, .. } | Phase::Thawing { .. },
+                Input::Outcome(Action::Thaw, Outcome::Failed(reason)),
+            ) => self.try_later(now, Action::Thaw, reason),
+            (Phase::Aborting { copy: Standing::Thaws, .. } | Phase::Thawing { .. }, Input::Tick)
+                if self.is_due(now) =>
+            {
+                self.retry = None;
+                vec![self.act(Action::Thaw)]
+            }
+            (Phase::Aborting { copy, then }, Input::Tick) if now.since(self.said) > self.patience.again => {
+                let mut effects = self.abort(now, copy, then, Reason::Silent);
                 effects.push(self.tell(What::Undecided));
                 effects
             }
@@ -221,14 +255,6 @@ impl Source {
                 effects.extend(if over { self.close() } else { self.serve(now) });
                 effects
             }
-            (Phase::Thawing { .. }, Input::Outcome(Action::Thaw, Outcome::Failed(reason))) => {
-                self.said = now;
-                vec![self.failed(Action::Thaw, reason)]
-            }
-            (Phase::Thawing { .. }, Input::Tick) if now.since(self.said) > THAW_AGAIN => {
-                self.said = now;
-                vec![self.act(Action::Thaw)]
-            }
 
             // H8
             (Phase::Releasing, Input::Outcome(Action::Release, Outcome::Settled)) => {
@@ -237,11 +263,10 @@ impl Source {
                 effects
             }
             (Phase::Releasing, Input::Outcome(Action::Release, Outcome::Failed(reason))) => {
-                self.said = now;
-                vec![self.failed(Action::Release, reason)]
+                self.try_later(now, Action::Release, reason)
             }
-            (Phase::Releasing, Input::Tick) if now.since(self.said) > THAW_AGAIN => {
-                self.said = now;
+            (Phase::Releasing, Input::Tick) if self.is_due(now) => {
+                self.retry = None;
                 vec![self.act(Action::Release)]
             }
             _ => vec![],
@@ -261,7 +286,7 @@ impl Source {
             // H5
             (Phase::Serving, Event::Readied { attempt, .. }) if attempt == self.attempt => {
                 if now.since(at) > self.patience.fresh {
-                    return self.abort(now, false, Then::Next, Reason::Silent);
+                    return self.abort(now, Standing::Runs, Then::Next, Reason::Silent);
                 }
                 self.enter(now, Phase::Freezing);
                 self.froze = now;
@@ -298,10 +323,11 @@ impl Source {
     }
 
     fn stopped(phase: Phase) -> bool {
-        matches!(
-            phase,
-            Phase::Freezing | Phase::Yielded { .. } | Phase::Aborting { frozen: true, .. } | Phase::Thawing { .. }
-        )
+        match phase {
+            Phase::Freezing | Phase::Yielded { .. } | Phase::Thawing { .. } => true,
+            Phase::Aborting { copy, .. } => copy != Standing::Runs,
+            _ => false,
+        }
     }
 
     fn serve(&mut self, now: Time) -> Vec<Effect> {
@@ -321,8 +347,10 @@ impl Source {
         ]
     }
 
-    fn abort(&mut self, now: Time, frozen: bool, then: Then, reason: Reason) -> Vec<Effect> {
-        self.enter(now, Phase::Aborting { frozen, then });
+    fn abort(&mut self, now: Time, copy: Standing, then: Then, reason: Reason) -> Vec<Effect> {
+        let retry = self.retry;
+        self.enter(now, Phase::Aborting { copy, then });
+        self.retry = retry;
         vec![Effect::Append(Message::Abort(Abort { offer: self.offer, attempt: self.attempt, then, reason }))]
     }
 
@@ -336,8 +364,20 @@ impl Source {
         vec![Effect::Journal(Promise::Closed { offer: self.offer })]
     }
 
+    /// An action that must succeed did not. It is asked for again only after the host has answered, so that it never
+    /// lies in the host's queue twice.
+    fn try_later(&mut self, now: Time, action: Action, reason: Reason) -> Vec<Effect> {
+        self.retry = Some(now.after(AFTER_FAILURE));
+        vec![self.failed(action, reason)]
+    }
+
+    fn is_due(&self, now: Time) -> bool {
+        self.retry.is_some_and(|at| at <= now)
+    }
+
     fn enter(&mut self, now: Time, phase: Phase) {
         self.phase = phase;
+        self.retry = None;
         self.since = now;
         self.said = now;
     }

@@ -14,9 +14,12 @@ use crate::id::{ContainerId, Hash, OfferId, SiteId};
 use crate::message::Message;
 use crate::receipt::{Ready, Receipt};
 use crate::signed::Signed;
-use crate::units::{Bytes, Epoch, Time};
+use crate::units::{Bytes, Epoch, Millis, Time};
 use crate::word::Word;
 use crate::yield_::Yield;
+
+/// After what a discard that failed is tried again.
+const AFTER_FAILURE: Millis = Millis(2_000);
 
 /// The bidder on one offer, from its bid to the offer's end.
 #[derive(Clone, Debug)]
@@ -35,11 +38,13 @@ pub struct Target {
     yielded: Option<Signed<Yield>>,
     spans: Spans,
     bytes: Bytes,
+    /// When a discard that failed is to be tried again.
+    retry: Option<Time>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
-    /// H2, H3: a bid is out, or another's attempt is on. `prepared`: a copy of an earlier attempt must be dropped first.
+    /// H2, H3: a bid is out, or another's attempt is on.
     Waiting,
     /// H4: pulling spec and image, creating the container.
     Preparing,
@@ -83,6 +88,7 @@ impl Target {
             yielded: None,
             spans: Spans::default(),
             bytes: Bytes(0),
+            retry: None,
         }
     }
 
@@ -117,6 +123,8 @@ impl Target {
                 this.enter(now, Phase::Ready);
                 vec![this.act(Action::Prepare { source: this.source })]
             }
+            // An attempt of ours has ended; what it left may still be here.
+            _ if this.has_won_before() => this.discard(now, false),
             _ => vec![],
         };
         (this, effects)
@@ -146,6 +154,7 @@ impl Target {
             yielded: None,
             spans: Spans::default(),
             bytes: Bytes(0),
+            retry: None,
         };
         let effects = this.discard(now, true);
         (this, effects)
@@ -192,7 +201,7 @@ impl Target {
                 vec![self.tell(What::Step(Step::Prepared)), self.ready()]
             }
             (
-                Phase::Preparing | Phase::Ready,
+                Phase::Preparing | Phase::Ready | Phase::Fetching,
                 Input::Outcome(action @ Action::Prepare { .. }, Outcome::Failed(reason)),
             ) => self.decline(now, action, reason),
             (Phase::Preparing, Input::Tick) if now.since(self.said) > self.patience.again => {
@@ -256,13 +265,19 @@ impl Target {
                 vec![self.abort(Reason::Failed(Text::clipped("restore failed")))]
             }
 
-            (Phase::Discarding { over }, Input::Outcome(Action::Discard, outcome)) => {
-                let mut effects = match outcome {
-                    Outcome::Failed(reason) => vec![self.tell(What::Failed(Action::Discard, reason))],
-                    _ => vec![self.tell(What::Step(Step::Discarded))],
-                };
+            // A copy that stays could be taken for one that may run: it goes before anything else.
+            (Phase::Discarding { .. }, Input::Outcome(Action::Discard, Outcome::Failed(reason))) => {
+                self.retry = Some(now.after(AFTER_FAILURE));
+                vec![self.tell(What::Failed(Action::Discard, reason))]
+            }
+            (Phase::Discarding { over }, Input::Outcome(Action::Discard, _)) => {
+                let mut effects = vec![self.tell(What::Step(Step::Discarded))];
                 effects.extend(if over { self.close() } else { self.wait(now) });
                 effects
+            }
+            (Phase::Discarding { .. }, Input::Tick) if self.retry.is_some_and(|at| at <= now) => {
+                self.retry = None;
+                vec![self.act(Action::Discard)]
             }
             _ => vec![],
         }
@@ -296,20 +311,22 @@ impl Target {
                 self.resume(now)
             }
 
+            Event::Closed { .. } if matches!(self.phase, Phase::Discarding { .. }) => self.discard(now, true),
             Event::Closed { .. } => self.close(),
-            Event::Ended { .. } | Event::Returned { .. } => {
-                if self.holds_copy() {
-                    self.discard(now, true)
-                } else {
-                    self.close()
-                }
-            }
+            Event::Ended { .. } | Event::Returned { .. } if self.holds_copy() => self.discard(now, true),
+            Event::Ended { .. } | Event::Returned { .. } => self.close(),
             _ => vec![],
         }
     }
 
     fn is_winner(&self) -> bool {
         self.award.as_ref().and_then(|award| award.winner(self.attempt)) == Some(self.me)
+    }
+
+    /// Whether an attempt before the current one was ours.
+    fn has_won_before(&self) -> bool {
+        let award = self.award.as_ref();
+        (1..self.attempt).any(|attempt| award.and_then(|award| award.winner(attempt)) == Some(self.me))
     }
 
     fn is_for_me(&self, yielded: &Signed<Yield>) -> bool {
@@ -357,6 +374,11 @@ impl Target {
     }
 
     fn discard(&mut self, now: Time, over: bool) -> Vec<Effect> {
+        if matches!(self.phase, Phase::Discarding { .. }) {
+            // It was asked for already.
+            self.phase = Phase::Discarding { over };
+            return vec![];
+        }
         self.enter(now, Phase::Discarding { over });
         vec![self.act(Action::Discard)]
     }
@@ -373,6 +395,7 @@ impl Target {
 
     fn enter(&mut self, now: Time, phase: Phase) {
         self.phase = phase;
+        self.retry = None;
         self.since = now;
         self.said = now;
     }

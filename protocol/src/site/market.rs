@@ -5,7 +5,7 @@ use alloc::vec::Vec;
 
 use super::{Known, Load, Site, Wish};
 use crate::bid::{Bid, Decline, Reason};
-use crate::bounded::List;
+use crate::bounded::{List, Text};
 use crate::container::{Kind, Needs};
 use crate::effect::Effect;
 use crate::handoff::{Promise, Target};
@@ -118,7 +118,13 @@ impl Site {
         if self.members.get(&self.config.me).is_none_or(|role| *role == Role::Observer) {
             return vec![];
         }
-        if let Err(reason) = self.judge(now, open) {
+        // Tasks of two handoffs must not meet in one engine, nor their promises in one journal.
+        let verdict = if self.is_busy(&open.body.container) {
+            Err(Reason::Failed(Text::clipped("an earlier handoff of the container is not settled here")))
+        } else {
+            self.judge(now, open)
+        };
+        if let Err(reason) = verdict {
             return self.decline_if_named(open.body.named.contains(&self.config.me), *offer, reason);
         }
         let Some(capacity) = self.capacity(now) else { return vec![] };
@@ -142,18 +148,39 @@ impl Site {
         if named { vec![Effect::Append(Message::Decline(Decline { offer, attempt: 0, reason }))] } else { vec![] }
     }
 
+    /// A bid of ours was committed that this site had given up.
+    pub(super) fn stand_by(&mut self, now: Time, offer: &OfferId) -> Vec<Effect> {
+        let Some(open) = self.offers.get(offer).filter(|_| !self.targets.contains_key(offer)) else { return vec![] };
+        let target = Target::bid(now, self.config.me, open, self.config.patience);
+        let promise = Promise::Bid { offer: *offer, container: open.body.container };
+        self.targets.insert(*offer, target);
+        vec![Effect::Journal(promise)]
+    }
+
     /// A record of ours had no effect: what depended on it is undone.
-    pub(super) fn refused(&mut self, now: Time, message: &Message) {
+    pub(super) fn refused(&mut self, now: Time, message: &Message) -> Vec<Effect> {
         match message {
             Message::Offer(offer) => {
-                self.known(offer.container, |known| (known.asked, known.tried) = (None, Some(now)))
+                self.known(offer.container, |known| (known.asked, known.tried) = (None, Some(now)));
+                vec![]
             }
             // Too late for the auction: the reservation goes.
-            Message::Bid(bid) if self.stage(&bid.offer).is_none() => {
-                self.targets.remove(&bid.offer);
+            Message::Bid(bid) if !self.has_bid(&bid.offer) && self.targets.remove(&bid.offer).is_some() => {
+                vec![Effect::Journal(Promise::Closed { offer: bid.offer })]
             }
-            _ => {}
+            _ => vec![],
         }
+    }
+
+    /// Whether a bid of ours is in the ledger.
+    fn has_bid(&self, offer: &OfferId) -> bool {
+        self.offers.get(offer).is_some_and(|open| open.bidders.contains(&self.config.me))
+    }
+
+    /// Whether this site is at a handoff of the container.
+    fn is_busy(&self, container: &ContainerId) -> bool {
+        self.sources.values().any(|source| source.container() == *container)
+            || self.targets.values().any(|target| target.container() == *container)
     }
 
     /// An offer for a container of ours.
@@ -227,7 +254,10 @@ impl Site {
 
     /// Ours and not on its way.
     pub(super) fn is_free(&self, now: Time, known: &Known) -> bool {
-        known.owner == self.config.me && known.open.is_none() && !is_asked(now, known)
+        known.owner == self.config.me
+            && known.open.is_none()
+            && !is_asked(now, known)
+            && !self.is_busy(&known.register.container)
     }
 
     /// Whether a container of ours is on offer, or about to be.

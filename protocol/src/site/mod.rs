@@ -19,7 +19,7 @@ use crate::bounded::Text;
 use crate::capacity::{Capacity, Platform, Share};
 use crate::effect::Effect;
 use crate::event::Event;
-use crate::handoff::{self, Action, Open, Outcome, Patience, Promise, Source, Stage, Target};
+use crate::handoff::{self, Action, Open, Outcome, Patience, Promise, Source, Target};
 use crate::id::{ClientId, ContainerId, OfferId, SiteId};
 use crate::membership::Role;
 use crate::message::Message;
@@ -195,12 +195,13 @@ impl Site {
         let mut effects = vec![];
         for open in offers {
             let ours: Vec<Promise> = promises.iter().filter(|promise| promise.offer() == open.id).cloned().collect();
-            let closed = ours.iter().any(|promise| matches!(promise, Promise::Closed { .. }));
+            let closed = matches!(ours.last(), Some(Promise::Closed { .. }));
             if open.source == self.config.me && !closed {
                 let (source, wanted) = Source::recover(now, &open, &ours, self.config.patience);
                 self.sources.insert(open.id, source);
                 effects.extend(wanted);
-            } else if open.bidders.contains(&self.config.me) && !closed {
+            } else if !closed && (open.bidders.contains(&self.config.me) || !ours.is_empty()) {
+                // A bid that was promised may yet be committed.
                 let (target, wanted) = Target::recover(now, self.config.me, &open, &ours, self.config.patience);
                 self.targets.insert(open.id, target);
                 effects.extend(wanted);
@@ -214,8 +215,11 @@ impl Site {
     /// Settles what was promised in offers that the ledger has ended meanwhile.
     fn settle(&mut self, now: Time, promises: &[Promise]) -> Vec<Effect> {
         let mut effects = vec![];
-        let ended = promises.iter().filter(|promise| !self.offers.contains_key(&promise.offer()));
-        for promise in ended {
+        let last = |offer| promises.iter().rev().find(|promise| promise.offer() == offer);
+        let closed = |offer| matches!(last(offer), Some(Promise::Closed { .. }));
+        let binds = |promise: &&Promise| !self.offers.contains_key(&promise.offer()) && !closed(promise.offer());
+        let ended: Vec<Promise> = promises.iter().filter(binds).cloned().collect();
+        for promise in &ended {
             match promise {
                 Promise::Freeze { offer, container, .. } if !self.sources.contains_key(offer) => {
                     let (source, wanted) =
@@ -252,10 +256,7 @@ impl Site {
             }
             Input::Report(report) => self.reported(now, report),
             Input::Ledger { time, event } => self.committed(now, time, event),
-            Input::Refused(message) => {
-                self.refused(now, &message);
-                vec![]
-            }
+            Input::Refused(message) => self.refused(now, &message),
             Input::Outcome { offer, action, outcome } => {
                 self.handoff(now, offer, handoff::Input::Outcome(action, outcome))
             }
@@ -300,7 +301,7 @@ impl Site {
     /// Whether a container of ours stands still in a handoff.
     #[must_use]
     pub fn is_frozen(&self, container: &ContainerId) -> bool {
-        self.containers.get(container).and_then(|known| self.sources.get(&known.open?)).is_some_and(Source::is_frozen)
+        self.sources.values().any(|source| source.container() == *container && source.is_frozen())
     }
 
     fn tick(&mut self, now: Time) -> Vec<Effect> {
@@ -339,6 +340,7 @@ impl Site {
                 vec![]
             }
             Event::Opened { offer, .. } => self.answer(now, offer),
+            Event::BidPlaced { bidder, bid } if *bidder == self.config.me => self.stand_by(now, &bid.offer),
             _ => vec![],
         };
         if let Some(offer) = event.offer() {
@@ -353,9 +355,5 @@ impl Site {
 
     fn epoch_of(&self, container: &ContainerId) -> Option<Epoch> {
         self.containers.get(container).map(|known| known.epoch)
-    }
-
-    fn stage(&self, offer: &OfferId) -> Option<Stage> {
-        self.offers.get(offer).map(|open| open.stage)
     }
 }
