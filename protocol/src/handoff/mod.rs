@@ -19,6 +19,8 @@
 
 pub mod source;
 pub mod target;
+#[cfg(test)]
+mod tests;
 
 use alloc::vec::Vec;
 

@@ -5,6 +5,8 @@
 
 mod knowledge;
 mod market;
+#[cfg(test)]
+mod tests;
 
 use alloc::collections::BTreeMap;
 use alloc::vec;
