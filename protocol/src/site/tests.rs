@@ -1,1 +1,470 @@
+//! The brain of one site: when it offers, how it answers, what it keeps free.
 
+use alloc::vec;
+use alloc::vec::Vec;
+
+use ed25519_dalek::SigningKey;
+
+use super::*;
+use crate::award::{Award, Ranked};
+use crate::bid::{Bid, Decline, Reason};
+use crate::bounded::List;
+use crate::container::{Image, Kind, Mode, Needs, Profile};
+use crate::event::EndReason;
+use crate::id::{ImageId, MeshId};
+use crate::offer::{Offer, Why};
+use crate::register::Register;
+use crate::report::Signal;
+use crate::signed::Signed;
+use crate::units::{Dbm, PerMille};
+
+const MESH: MeshId = MeshId([1; 32]);
+const START: Time = Time(1_000_000);
+const GIB: u64 = 1 << 30;
+const ME: u8 = 0;
+
+fn key(n: u8) -> SigningKey {
+    SigningKey::from_bytes(&[n + 1; 32])
+}
+
+fn site(n: u8) -> SiteId {
+    key(n).verifying_key().into()
+}
+
+fn client() -> SigningKey {
+    SigningKey::from_bytes(&[99; 32])
+}
+
+fn id(n: u8) -> ContainerId {
+    ContainerId([n; 16])
+}
+
+fn offer_id(n: u8) -> OfferId {
+    OfferId([n; 32])
+}
+
+fn config() -> Config {
+    let platform =
+        Platform { architecture: Text::clipped("x86_64"), cpu_features: List::default(), kernel: (6, 1), criu: 31_700 };
+    Config {
+        me: site(ME),
+        address: Address([192, 0, 2, 1].into()),
+        network: Text::clipped("here"),
+        platform,
+        limits: Limits::default(),
+        patience: Patience::default(),
+        window: Millis(1_000),
+        gossip: Millis(5_000),
+        stale: Millis(15_000),
+    }
+}
+
+/// 10 GiB of which so many are used, each container using 1.
+fn load(used: u64, containers: &[u8]) -> Load {
+    let each = |n: &u8| (id(*n), Use { cpu: MilliCpu(100), memory: Bytes(GIB), layer: Bytes(0) });
+    Load {
+        cpu: Share { total: MilliCpu(10_000), used: MilliCpu(0), reserved: MilliCpu(0) },
+        memory: Share { total: Bytes(10 * GIB), used: Bytes(used * GIB), reserved: Bytes(0) },
+        containers: containers.iter().map(each).collect(),
+        ..Load::default()
+    }
+}
+
+fn register(n: u8) -> Register {
+    Register {
+        container: id(n),
+        name: Text::clipped("counter"),
+        image: Image { id: ImageId([9; 32]), reference: Text::default() },
+        profile: Profile {
+            cpu: MilliCpu(100),
+            memory: Bytes(GIB),
+            gpu: 0,
+            kind: Kind::Stateful,
+            mode: Mode::StopAndCopy,
+            max_delay_ms: Millis(u64::from(n)),
+        },
+        address: Address([10, 77, 1, n].into()),
+        clients: List::first([client().verifying_key().into()]),
+    }
+}
+
+/// What another site offers.
+fn foreign(n: u8, memory: u64, named: &[u8]) -> Offer {
+    Offer {
+        container: id(n),
+        epoch: Epoch(1),
+        source_address: Address([192, 0, 2, 2].into()),
+        size: Bytes(GIB),
+        cpu: MilliCpu(100),
+        gpu: 0,
+        memory: Bytes(memory * GIB),
+        why: Why::Drain,
+        needs: Needs {
+            architecture: Text::clipped("x86_64"),
+            cpu_features: List::default(),
+            kernel: (6, 1),
+            criu: 31_700,
+            image: ImageId([9; 32]),
+        },
+        named: List::first(named.iter().map(|n| site(*n))),
+        window: Millis(1_000),
+    }
+}
+
+/// A site in a mesh of so many members, and its clock.
+struct Bench {
+    site: Site,
+    now: Time,
+}
+
+impl Bench {
+    fn of(members: u8) -> Self {
+        let members = (0..members).map(|n| (site(n), Role::Member)).collect();
+        let site = Site::new(config(), members, 0);
+        Self { site, now: START }
+    }
+
+    /// With containers of its own that have been here for long.
+    fn owning(members: u8, containers: &[u8]) -> Self {
+        let mut bench = Self::of(members);
+        for n in containers {
+            bench.sees(Event::Registered { owner: site(ME), register: register(*n) });
+        }
+        bench.later(60_000);
+        bench
+    }
+
+    fn later(&mut self, ms: u64) -> &mut Self {
+        self.now = self.now.after(Millis(ms));
+        self
+    }
+
+    /// What an input leads to, without gossip and notices.
+    fn on(&mut self, input: Input) -> Vec<Effect> {
+        let mut effects = self.site.step(self.now, input);
+        effects.retain(|effect| !matches!(effect, Effect::Gossip(_) | Effect::Tell(_)));
+        effects
+    }
+
+    fn sees(&mut self, event: Event) -> Vec<Effect> {
+        let time = self.now;
+        self.on(Input::Ledger { time, event })
+    }
+
+    fn loaded(&mut self, used: u64, containers: &[u8]) -> Vec<Effect> {
+        self.on(Input::Load(load(used, containers)))
+    }
+
+    fn hears(&mut self, n: u8, used: u64) {
+        let load = load(used, &[]);
+        let capacity = Capacity {
+            sequence: self.now.0,
+            at: self.now,
+            address: Address([192, 0, 2, n].into()),
+            network: Text::clipped("here"),
+            cpu: load.cpu,
+            memory: load.memory,
+            gpu: load.gpu,
+            platform: config().platform,
+            accepting: true,
+        };
+        self.on(Input::Capacity(Signed::sign(&MESH, &key(n), capacity).unwrap()));
+    }
+
+    fn opens(&mut self, offer: u8, source: u8, body: Offer) -> Vec<Effect> {
+        let closes = self.now.after(body.window);
+        self.sees(Event::Opened { offer: offer_id(offer), source: site(source), body, closes })
+    }
+
+    fn reserved(&self) -> u64 {
+        self.site.capacity(self.now).expect("it was measured").memory.reserved.0 / GIB
+    }
+
+    fn reports(&mut self, sequence: u64, here: i16, there: i16) -> Vec<Effect> {
+        let signals =
+            List::first([Signal { site: site(ME), dbm: Dbm(here) }, Signal { site: site(1), dbm: Dbm(there) }]);
+        let report = Report { sequence, at: self.now, signals };
+        self.on(Input::Report(Signed::sign(&MESH, &client(), report).unwrap()))
+    }
+}
+
+fn offers(effects: &[Effect]) -> Vec<&Offer> {
+    let mut offers = vec![];
+    for effect in effects {
+        if let Effect::Append(Message::Offer(offer)) = effect {
+            offers.push(offer);
+        }
+    }
+    offers
+}
+
+fn offered(effects: &[Effect]) -> Vec<ContainerId> {
+    offers(effects).iter().map(|offer| offer.container).collect()
+}
+
+fn bid(effects: &[Effect]) -> Option<Bid> {
+    match effects {
+        [Effect::Journal(Promise::Bid { .. }), Effect::Append(Message::Bid(bid))] => Some(*bid),
+        _ => None,
+    }
+}
+
+fn declined(effects: &[Effect]) -> Option<&Reason> {
+    match effects {
+        [Effect::Append(Message::Decline(Decline { reason, .. }))] => Some(reason),
+        _ => None,
+    }
+}
+
+#[test]
+fn overload_that_lasts_offers_the_most_tolerant_until_relieved() {
+    let mut bench = Bench::owning(4, &[1, 2, 3]);
+    assert!(offered(&bench.loaded(6, &[1, 2, 3])).is_empty(), "a peak moves nothing");
+    let effects = bench.later(3_000).loaded(6, &[1, 2, 3]);
+    assert_eq!(offered(&effects), [id(3), id(2)]);
+    assert!(matches!(offers(&effects)[0].why, Why::Overload { memory: PerMille(600), .. }));
+    assert!(offered(&bench.later(1_000).loaded(6, &[1, 2, 3])).is_empty(), "no container is offered twice");
+}
+
+#[test]
+fn overload_moves_nothing_that_came_just_now() {
+    let mut bench = Bench::of(4);
+    bench.sees(Event::Registered { owner: site(ME), register: register(1) });
+    bench.loaded(9, &[1]);
+    assert!(offered(&bench.later(29_999).loaded(9, &[1])).is_empty());
+    assert_eq!(offered(&bench.later(1).loaded(9, &[1])), [id(1)]);
+}
+
+#[test]
+fn a_red_site_offers_until_use_is_below_the_limit_by_the_hysteresis() {
+    let mut bench = Bench::owning(4, &[1, 2]);
+    bench.loaded(6, &[1, 2]);
+    assert_eq!(offered(&bench.later(3_000).loaded(5, &[1, 2])), [id(2)], "still red at the limit");
+    bench.loaded(4, &[1]);
+    assert!(offered(&bench.later(3_000).loaded(5, &[1])).is_empty(), "green again");
+}
+
+#[test]
+fn an_offer_names_at_least_three_sites_or_all_there_are_or_none() {
+    let drain = Input::Operator(Wish::Drain(true));
+    let named = |members: u8, heard: &[(u8, u64)]| {
+        let mut bench = Bench::owning(members, &[1]);
+        bench.loaded(1, &[1]);
+        heard.iter().for_each(|(n, used)| bench.hears(*n, *used));
+        let effects = bench.on(drain.clone());
+        offers(&effects)[0].named.to_vec()
+    };
+    assert_eq!(named(6, &[(1, 3), (2, 1), (3, 9), (4, 9)]).len(), 3, "two are able, one more fills up");
+    assert_eq!(named(6, &[(1, 3), (2, 1), (3, 2), (4, 0)]), [site(4), site(2), site(3), site(1)], "least loaded first");
+    assert_eq!(named(3, &[(1, 3), (2, 1)]), [site(2), site(1)], "all there are");
+    assert_eq!(named(6, &[(1, 3), (2, 1)]), [], "too few for the ledger");
+    assert_eq!(named(2, &[(1, 1), (7, 1)]), [site(1)], "no stranger");
+}
+
+#[test]
+fn stale_gossip_names_nobody() {
+    let mut bench = Bench::owning(2, &[1]);
+    bench.hears(1, 1);
+    bench.later(15_001);
+    let effects = bench.on(Input::Operator(Wish::Drain(true)));
+    assert!(offers(&effects)[0].named.is_empty());
+}
+
+#[test]
+fn a_drained_site_offers_all_and_takes_nothing() {
+    let mut bench = Bench::owning(3, &[1, 2]);
+    bench.loaded(1, &[1, 2]);
+    assert_eq!(offered(&bench.on(Input::Operator(Wish::Drain(true)))), [id(1), id(2)]);
+    assert!(offered(&bench.on(Input::Tick)).is_empty(), "no container is offered twice");
+    assert_eq!(declined(&bench.opens(7, 1, foreign(7, 1, &[ME]))), Some(&Reason::Draining));
+    bench.on(Input::Operator(Wish::Drain(false)));
+    assert!(bid(&bench.opens(8, 1, foreign(8, 1, &[ME]))).is_some());
+}
+
+#[test]
+fn a_fruitless_offer_is_made_again_only_after_a_while() {
+    let mut bench = Bench::owning(3, &[1]);
+    let effects = bench.on(Input::Operator(Wish::Drain(true)));
+    let body = offers(&effects)[0].clone();
+    bench.opens(7, ME, body);
+    bench.sees(Event::Ended { offer: offer_id(7), reason: EndReason::NoBids });
+    assert!(offered(&bench.later(30_000).on(Input::Tick)).is_empty());
+    assert_eq!(offered(&bench.later(1).on(Input::Tick)), [id(1)]);
+}
+
+#[test]
+fn an_operator_moves_one_container_and_only_ones_own() {
+    let mut bench = Bench::owning(3, &[1, 2]);
+    bench.sees(Event::Registered { owner: site(1), register: register(5) });
+    let wish = |n| Input::Operator(Wish::Migrate { container: id(n), prefer: Some(site(2)) });
+    let effects = bench.on(wish(1));
+    assert_eq!(offered(&effects), [id(1)]);
+    assert_eq!(offers(&effects)[0].why, Why::Manual { prefer: Some(site(2)) });
+    assert!(bench.on(wish(1)).is_empty(), "it is on its way");
+    assert!(bench.on(wish(5)).is_empty(), "it is another's");
+}
+
+#[test]
+fn a_refused_offer_frees_the_container_for_the_next() {
+    let mut bench = Bench::owning(3, &[1]);
+    let wish = Input::Operator(Wish::Migrate { container: id(1), prefer: None });
+    let effects = bench.on(wish.clone());
+    let refused = Message::Offer(offers(&effects)[0].clone());
+    assert!(bench.on(wish.clone()).is_empty());
+    bench.on(Input::Refused(refused));
+    assert_eq!(offered(&bench.on(wish)), [id(1)]);
+}
+
+#[test]
+fn a_container_follows_its_client() {
+    let mut bench = Bench::owning(3, &[1]);
+    assert!(bench.reports(1, -90, -60).is_empty(), "well served here");
+    let effects = bench.reports(2, -100, -60);
+    assert_eq!(offered(&effects), [id(1)]);
+    let Why::Mobility { report } = &offers(&effects)[0].why else { panic!("not for mobility") };
+    assert_eq!(report.body.sequence, 2);
+}
+
+#[test]
+fn an_old_report_moves_nothing() {
+    let mut bench = Bench::owning(3, &[1]);
+    assert!(bench.reports(5, -90, -60).is_empty());
+    assert!(bench.reports(4, -100, -60).is_empty());
+}
+
+#[test]
+fn a_report_reaches_the_owner_elsewhere() {
+    let mut bench = Bench::of(3);
+    bench.sees(Event::Registered { owner: site(1), register: register(5) });
+    let effects = bench.reports(1, -100, -60);
+    assert!(matches!(&effects[..], [Effect::Say { to, word: crate::word::Word::Report(_) }] if *to == site(1)));
+}
+
+#[test]
+fn a_destination_that_would_pass_its_own_threshold_declines_by_name() {
+    let mut bench = Bench::of(3);
+    bench.loaded(3, &[]);
+    assert_eq!(declined(&bench.opens(7, 1, foreign(7, 3, &[ME]))), Some(&Reason::Memory));
+    assert!(bench.opens(8, 1, foreign(8, 3, &[2])).is_empty(), "nobody waits for a site that is not named");
+    let bid = bid(&bench.opens(9, 1, foreign(9, 2, &[2]))).expect("it fits");
+    assert_eq!(bid.load, PerMille(500));
+}
+
+#[test]
+fn reservations_sum_up_until_nothing_more_fits() {
+    let mut bench = Bench::of(3);
+    bench.loaded(2, &[]);
+    assert!(bid(&bench.opens(7, 1, foreign(7, 2, &[]))).is_some());
+    assert!(bid(&bench.opens(8, 1, foreign(8, 1, &[]))).is_some());
+    assert_eq!(bench.reserved(), 3);
+    assert_eq!(declined(&bench.opens(9, 1, foreign(9, 1, &[ME]))), Some(&Reason::Memory));
+    bench.sees(Event::Ended { offer: offer_id(7), reason: EndReason::NoBids });
+    assert_eq!(bench.reserved(), 1);
+    assert!(bid(&bench.opens(10, 1, foreign(10, 2, &[]))).is_some());
+}
+
+#[test]
+fn a_refused_bid_frees_what_it_reserved_unless_it_is_in_the_ledger() {
+    let mut bench = Bench::of(3);
+    bench.loaded(2, &[]);
+    let mut place = |n: u8, committed: bool| {
+        let bid = bid(&bench.opens(n, 1, foreign(n, 1, &[]))).expect("it fits");
+        if committed {
+            bench.sees(Event::BidPlaced { bidder: site(ME), bid });
+        }
+        let effects = bench.on(Input::Refused(Message::Bid(bid)));
+        (effects, bench.reserved())
+    };
+    let (effects, reserved) = place(7, false);
+    assert_eq!((effects, reserved), (vec![Effect::Journal(Promise::Closed { offer: offer_id(7) })], 0));
+    assert_eq!(place(8, true), (vec![], 1));
+}
+
+#[test]
+fn a_bid_that_was_given_up_and_is_committed_all_the_same_is_kept() {
+    let mut bench = Bench::of(3);
+    bench.loaded(2, &[]);
+    let bid = bid(&bench.opens(7, 1, foreign(7, 1, &[]))).expect("it fits");
+    bench.on(Input::Refused(Message::Bid(bid)));
+    bench.sees(Event::BidPlaced { bidder: site(ME), bid });
+    assert_eq!(bench.reserved(), 1);
+    let award = Award { ranking: vec![Ranked { site: site(ME), score: 1 }] };
+    let effects = bench.sees(Event::Awarded { offer: offer_id(7), award });
+    assert!(matches!(&effects[..], [Effect::Do(task)] if matches!(task.action, Action::Prepare { .. })));
+}
+
+#[test]
+fn a_runner_up_that_has_filled_up_meanwhile_passes() {
+    let mut bench = Bench::of(3);
+    bench.loaded(2, &[]);
+    let bid = bid(&bench.opens(7, 1, foreign(7, 2, &[]))).expect("it fits");
+    bench.sees(Event::BidPlaced { bidder: site(ME), bid });
+    let ranking = vec![Ranked { site: site(2), score: 2 }, Ranked { site: site(ME), score: 1 }];
+    bench.sees(Event::Awarded { offer: offer_id(7), award: Award { ranking } });
+    assert_eq!(bench.reserved(), 0, "only the winner keeps it");
+    bench.loaded(4, &[]);
+    let passed = Event::Passed { offer: offer_id(7), attempt: 2, winner: site(ME), reason: Reason::Silent };
+    assert_eq!(declined(&bench.sees(passed)), Some(&Reason::Memory));
+}
+
+#[test]
+fn a_container_does_not_come_back_before_its_last_handoff_is_settled_here() {
+    let mut bench = Bench::owning(3, &[1]);
+    bench.loaded(1, &[1]);
+    let effects = bench.on(Input::Operator(Wish::Migrate { container: id(1), prefer: None }));
+    let body = offers(&effects)[0].clone();
+    bench.opens(7, ME, body);
+    let award = Award { ranking: vec![Ranked { site: site(1), score: 1 }] };
+    bench.sees(Event::Awarded { offer: offer_id(7), award });
+    let done = crate::done::Done {
+        offer: offer_id(7),
+        spans: crate::done::Spans::default(),
+        bytes: Bytes(0),
+        late_root: crate::id::Hash::ZERO,
+    };
+    bench.sees(Event::Received { offer: offer_id(7), attempt: 1, container: id(1), owner: site(1), epoch: Epoch(2) });
+    bench.sees(Event::Closed { offer: offer_id(7), done });
+    let back = foreign(1, 1, &[ME]);
+    assert!(matches!(declined(&bench.opens(8, 1, back.clone())), Some(Reason::Failed(_))));
+    bench.sees(Event::Ended { offer: offer_id(8), reason: EndReason::NoBids });
+    bench.on(Input::Outcome { offer: offer_id(7), action: Action::Release, outcome: Outcome::Settled });
+    assert!(bid(&bench.opens(9, 1, back)).is_some());
+}
+
+#[test]
+fn an_observer_and_an_unmeasured_site_do_not_bid() {
+    let mut bench = Bench::of(3);
+    assert_eq!(declined(&bench.opens(7, 1, foreign(7, 1, &[ME]))), Some(&Reason::Memory));
+    let members = [(site(ME), Role::Observer), (site(1), Role::Member)].into();
+    let mut bench = Bench { site: Site::new(config(), members, 0), now: START };
+    bench.loaded(1, &[]);
+    assert!(bench.opens(7, 1, foreign(7, 1, &[ME])).is_empty());
+}
+
+#[test]
+fn after_a_restart_only_promises_that_still_bind_are_settled() {
+    let freeze = |n| Promise::Freeze { offer: offer_id(n), container: id(n), attempt: 1 };
+    let promises = [
+        freeze(1),
+        freeze(2),
+        Promise::Closed { offer: offer_id(2) },
+        Promise::Bid { offer: offer_id(3), container: id(3) },
+    ];
+    let mut bench = Bench::of(3);
+    let known = Known {
+        register: register(1),
+        owner: site(ME),
+        epoch: Epoch(1),
+        open: None,
+        since: START,
+        asked: None,
+        tried: None,
+    };
+    let effects = bench.site.recover(START, [(id(1), known)].into(), vec![], &promises);
+    let done = |effect: &Effect| match effect {
+        Effect::Do(task) => Some((task.container, task.action)),
+        _ => None,
+    };
+    let done: Vec<_> = effects.iter().filter_map(done).collect();
+    assert_eq!(done, [(id(1), Action::Thaw), (id(3), Action::Discard)]);
+}
