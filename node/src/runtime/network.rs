@@ -186,9 +186,10 @@ fn announce(address: Ipv4Addr) -> io::Result<()> {
     let index = nix::net::if_::if_nametoindex(BRIDGE)?;
     let text = std::fs::read_to_string(format!("/sys/class/net/{BRIDGE}/address"))?;
     let own = parse_mac(text.trim()).ok_or_else(|| io::Error::other(format!("{BRIDGE} has the address {text}")))?;
+    let small = |constant: i32| u16::try_from(constant).map_err(io::Error::other);
     let to = nix::libc::sockaddr_ll {
-        sll_family: nix::libc::AF_PACKET as u16,
-        sll_protocol: (nix::libc::ETH_P_ARP as u16).to_be(),
+        sll_family: small(nix::libc::AF_PACKET)?,
+        sll_protocol: small(nix::libc::ETH_P_ARP)?.to_be(),
         sll_ifindex: i32::try_from(index).map_err(io::Error::other)?,
         sll_hatype: 0,
         sll_pkttype: 0,
