@@ -37,35 +37,19 @@ const HEADER: usize = 12;
 pub enum Error {
     /// The operating system refused.
     #[error("{operation} the journal {path}")]
-    Io {
-        operation: &'static str,
-        path: PathBuf,
-        source: io::Error,
-    },
+    Io { operation: &'static str, path: PathBuf, source: io::Error },
     /// The file is something else, or of another version.
-    #[error(
-        "{path} is not a journal of this version; move it away only if no handoff of this site is open"
-    )]
+    #[error("{path} is not a journal of this version; move it away only if no handoff of this site is open")]
     NotAJournal { path: PathBuf },
     /// An entry that was once complete is damaged.
     #[error(
         "the journal {path} is damaged at byte {offset} ({what}): its promises cannot be trusted; restore the file, or \
          end this site's open handoffs by hand before moving it away"
     )]
-    Damaged {
-        path: PathBuf,
-        offset: u64,
-        what: &'static str,
-    },
+    Damaged { path: PathBuf, offset: u64, what: &'static str },
     /// An entry's bytes are intact but are no entry.
-    #[error(
-        "the journal {path} holds an unknown entry at byte {offset}; was it written by another version?"
-    )]
-    Unknown {
-        path: PathBuf,
-        offset: u64,
-        source: Malformed,
-    },
+    #[error("the journal {path} holds an unknown entry at byte {offset}; was it written by another version?")]
+    Unknown { path: PathBuf, offset: u64, source: Malformed },
     /// The entry itself cannot be written.
     #[error("an entry for the journal {path}")]
     Entry { path: PathBuf, source: Malformed },
@@ -93,13 +77,7 @@ impl<T: Serialize + DeserializeOwned> Journal<T> {
     /// [`Error::Io`] if it cannot be read, or its torn end not be cut.
     pub fn open(path: impl Into<PathBuf>) -> Result<(Self, Vec<T>), Error> {
         let path = path.into();
-        let failed = |operation| {
-            move |path: &Path, source| Error::Io {
-                operation,
-                path: path.to_owned(),
-                source,
-            }
-        };
+        let failed = |operation| move |path: &Path, source| Error::Io { operation, path: path.to_owned(), source };
         let mut file = OpenOptions::new()
             .read(true)
             .write(true)
@@ -112,34 +90,19 @@ impl<T: Serialize + DeserializeOwned> Journal<T> {
             return Err(Error::NotAJournal { path });
         }
         let mut bytes = Vec::new();
-        file.read_to_end(&mut bytes)
-            .map_err(|e| failed("read")(&path, e))?;
+        file.read_to_end(&mut bytes).map_err(|e| failed("read")(&path, e))?;
 
-        if bytes.len() < MAGIC.len()
-            && (MAGIC.starts_with(&bytes) || bytes.iter().all(|&byte| byte == 0))
-        {
+        if bytes.len() < MAGIC.len() && (MAGIC.starts_with(&bytes) || bytes.iter().all(|&byte| byte == 0)) {
             let journal = Self::begin(path)?;
             return Ok((journal, Vec::new()));
         }
         let (entries, length) = read_frames(&path, &bytes)?;
         if length < size {
             tracing::warn!(path = %path.display(), cut = size - length, "journal.torn_end");
-            file.set_len(length)
-                .and_then(|()| file.sync_all())
-                .map_err(|e| failed("cut the torn end of")(&path, e))?;
+            file.set_len(length).and_then(|()| file.sync_all()).map_err(|e| failed("cut the torn end of")(&path, e))?;
         }
-        file.seek(SeekFrom::Start(length))
-            .map_err(|e| failed("read")(&path, e))?;
-        Ok((
-            Self {
-                path,
-                file,
-                length,
-                failed: false,
-                entries: PhantomData,
-            },
-            entries,
-        ))
+        file.seek(SeekFrom::Start(length)).map_err(|e| failed("read")(&path, e))?;
+        Ok((Self { path, file, length, failed: false, entries: PhantomData }, entries))
     }
 
     /// Writes one entry and returns when it is on disk.
@@ -149,22 +112,13 @@ impl<T: Serialize + DeserializeOwned> Journal<T> {
     /// [`Error::Failed`] from then on.
     pub fn append(&mut self, entry: &T) -> Result<(), Error> {
         if self.failed {
-            return Err(Error::Failed {
-                path: self.path.clone(),
-            });
+            return Err(Error::Failed { path: self.path.clone() });
         }
-        let frame = frame(entry).map_err(|source| Error::Entry {
-            path: self.path.clone(),
-            source,
-        })?;
+        let frame = frame(entry).map_err(|source| Error::Entry { path: self.path.clone(), source })?;
         if let Err(source) = self.file.write_all(&frame) {
             // Part of the frame may be there: the next one must not follow it.
             let end = self.length;
-            self.failed = self
-                .file
-                .set_len(end)
-                .and_then(|()| self.file.seek(SeekFrom::Start(end)))
-                .is_err();
+            self.failed = self.file.set_len(end).and_then(|()| self.file.seek(SeekFrom::Start(end))).is_err();
             return Err(self.io("append to", source));
         }
         if let Err(source) = self.file.sync_data() {
@@ -182,16 +136,11 @@ impl<T: Serialize + DeserializeOwned> Journal<T> {
     /// [`Error::Entry`] and [`Error::Io`]: the old entries stay; [`Error::Failed`] from then on if that is uncertain.
     pub fn rewrite(&mut self, entries: &[T]) -> Result<(), Error> {
         if self.failed {
-            return Err(Error::Failed {
-                path: self.path.clone(),
-            });
+            return Err(Error::Failed { path: self.path.clone() });
         }
         let mut bytes = MAGIC.to_vec();
         for entry in entries {
-            bytes.extend(frame(entry).map_err(|source| Error::Entry {
-                path: self.path.clone(),
-                source,
-            })?);
+            bytes.extend(frame(entry).map_err(|source| Error::Entry { path: self.path.clone(), source })?);
         }
         let next = write_whole(&self.path, &bytes).map_err(|(renamed, source)| {
             // Renamed, but perhaps not for good: what we would append to might vanish.
@@ -211,35 +160,19 @@ impl<T: Serialize + DeserializeOwned> Journal<T> {
 
     fn begin(path: PathBuf) -> Result<Self, Error> {
         match write_whole(&path, &MAGIC) {
-            Ok(file) => Ok(Self {
-                path,
-                file,
-                length: MAGIC.len() as u64,
-                failed: false,
-                entries: PhantomData,
-            }),
-            Err((_, source)) => Err(Error::Io {
-                operation: "begin",
-                path,
-                source,
-            }),
+            Ok(file) => Ok(Self { path, file, length: MAGIC.len() as u64, failed: false, entries: PhantomData }),
+            Err((_, source)) => Err(Error::Io { operation: "begin", path, source }),
         }
     }
 
     fn io(&self, operation: &'static str, source: io::Error) -> Error {
-        Error::Io {
-            operation,
-            path: self.path.clone(),
-            source,
-        }
+        Error::Io { operation, path: self.path.clone(), source }
     }
 }
 
 fn frame<T: Serialize>(entry: &T) -> Result<Vec<u8>, Malformed> {
     let payload = encode(entry)?;
-    let length = u32::try_from(payload.len())
-        .map_err(|_| Malformed::TooLong(payload.len()))?
-        .to_le_bytes();
+    let length = u32::try_from(payload.len()).map_err(|_| Malformed::TooLong(payload.len()))?.to_le_bytes();
     let mut frame = Vec::with_capacity(HEADER + payload.len());
     frame.extend(length);
     frame.extend(crc32fast::hash(&length).to_le_bytes());
@@ -249,31 +182,20 @@ fn frame<T: Serialize>(entry: &T) -> Result<Vec<u8>, Malformed> {
 }
 
 /// The entries, and where the last complete frame ends.
-fn read_frames<T: Serialize + DeserializeOwned>(
-    path: &Path,
-    bytes: &[u8],
-) -> Result<(Vec<T>, u64), Error> {
+fn read_frames<T: Serialize + DeserializeOwned>(path: &Path, bytes: &[u8]) -> Result<(Vec<T>, u64), Error> {
     let Some(mut rest) = bytes.strip_prefix(&MAGIC) else {
-        return Err(Error::NotAJournal {
-            path: path.to_owned(),
-        });
+        return Err(Error::NotAJournal { path: path.to_owned() });
     };
     let mut entries = Vec::new();
     loop {
         let offset = (bytes.len() - rest.len()) as u64;
-        let damaged = |what| Error::Damaged {
-            path: path.to_owned(),
-            offset,
-            what,
-        };
+        let damaged = |what| Error::Damaged { path: path.to_owned(), offset, what };
         // Some file systems give a file its new length before its bytes: a torn end may be zeros.
         let torn = rest.iter().all(|&byte| byte == 0);
         let Some((header, body)) = rest.split_first_chunk::<HEADER>().filter(|_| !torn) else {
             return Ok((entries, offset));
         };
-        let word = |at: usize| {
-            u32::from_le_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]])
-        };
+        let word = |at: usize| u32::from_le_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]);
         if crc32fast::hash(&header[..4]) != word(4) {
             return Err(damaged("the length of an entry"));
         }
@@ -290,11 +212,7 @@ fn read_frames<T: Serialize + DeserializeOwned>(
             }
             return Err(damaged("the content of an entry"));
         }
-        entries.push(decode(payload).map_err(|source| Error::Unknown {
-            path: path.to_owned(),
-            offset,
-            source,
-        })?);
+        entries.push(decode(payload).map_err(|source| Error::Unknown { path: path.to_owned(), offset, source })?);
         rest = after;
     }
 }
@@ -304,23 +222,13 @@ fn read_frames<T: Serialize + DeserializeOwned>(
 fn write_whole(path: &Path, bytes: &[u8]) -> Result<File, (bool, io::Error)> {
     let beside = path.with_extension("new");
     let before = |e| (false, e);
-    let mut file = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .open(&beside)
-        .map_err(before)?;
+    let mut file =
+        OpenOptions::new().read(true).write(true).create(true).truncate(true).open(&beside).map_err(before)?;
     file.write_all(bytes).map_err(before)?;
     file.sync_all().map_err(before)?;
     std::fs::rename(&beside, path).map_err(before)?;
-    let folder = path
-        .parent()
-        .filter(|folder| !folder.as_os_str().is_empty())
-        .unwrap_or(Path::new("."));
-    File::open(folder)
-        .and_then(|folder| folder.sync_all())
-        .map_err(|e| (true, e))?;
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    File::open(folder).and_then(|folder| folder.sync_all()).map_err(|e| (true, e))?;
     Ok(file)
 }
 
@@ -339,9 +247,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("journal");
         let (mut journal, _) = Journal::open(&path).unwrap();
-        entries(range)
-            .iter()
-            .for_each(|entry| journal.append(entry).unwrap());
+        entries(range).iter().for_each(|entry| journal.append(entry).unwrap());
         (folder, path)
     }
 
@@ -360,21 +266,11 @@ mod tests {
         let (_folder, path) = filled(0..3);
         let whole = fs::read(&path).unwrap();
         let ends: Vec<usize> = (0..=3)
-            .map(|n| {
-                MAGIC.len()
-                    + entries(0..n)
-                        .iter()
-                        .map(|e| frame(e).unwrap().len())
-                        .sum::<usize>()
-            })
+            .map(|n| MAGIC.len() + entries(0..n).iter().map(|e| frame(e).unwrap().len()).sum::<usize>())
             .collect();
         for cut in 0..whole.len() {
             fs::write(&path, &whole[..cut]).unwrap();
-            let complete = ends
-                .iter()
-                .filter(|&&end| end <= cut)
-                .count()
-                .saturating_sub(1) as u64;
+            let complete = ends.iter().filter(|&&end| end <= cut).count().saturating_sub(1) as u64;
             let (mut journal, found) = Journal::<Entry>::open(&path).unwrap();
             assert_eq!(found, entries(0..complete), "cut at {cut}");
             journal.append(&(9, "after".into())).unwrap();
@@ -408,11 +304,7 @@ mod tests {
                 _ => false,
             };
             assert!(expected, "byte {at}: {error}");
-            assert_eq!(
-                fs::read(&path).unwrap(),
-                bytes,
-                "a refused journal is left as it is"
-            );
+            assert_eq!(fs::read(&path).unwrap(), bytes, "a refused journal is left as it is");
         }
     }
 
@@ -422,10 +314,7 @@ mod tests {
         let path = folder.path().join("journal");
         fs::write(&path, "something else entirely").unwrap();
         assert!(matches!(read(&path), Err(Error::NotAJournal { .. })));
-        assert_eq!(
-            fs::read_to_string(&path).unwrap(),
-            "something else entirely"
-        );
+        assert_eq!(fs::read_to_string(&path).unwrap(), "something else entirely");
     }
 
     #[test]
@@ -452,13 +341,7 @@ mod tests {
         let (folder, path) = filled(0..2);
         let (mut journal, _) = Journal::<Entry>::open(&path).unwrap();
         fs::create_dir(folder.path().join("journal.new")).unwrap();
-        assert!(matches!(
-            journal.rewrite(&[]),
-            Err(Error::Io {
-                operation: "rewrite",
-                ..
-            })
-        ));
+        assert!(matches!(journal.rewrite(&[]), Err(Error::Io { operation: "rewrite", .. })));
         journal.append(&(2, "promise 2".into())).unwrap();
         assert_eq!(read(&path).unwrap(), entries(0..3));
     }

@@ -13,11 +13,7 @@ use super::{Error, Reading};
 /// Where its figures are.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Cgroup {
-    V1 {
-        memory: PathBuf,
-        cpu: PathBuf,
-        cpuacct: PathBuf,
-    },
+    V1 { memory: PathBuf, cpu: PathBuf, cpuacct: PathBuf },
     V2(PathBuf),
 }
 
@@ -26,41 +22,23 @@ impl Cgroup {
     pub(super) fn of_namespace() -> Result<Option<Self>, Error> {
         let mounts = Process::myself()
             .and_then(|me| me.mountinfo())
-            .map_err(|source| Error::Procfs {
-                what: "/proc/self/mountinfo",
-                source,
-            })?;
+            .map_err(|source| Error::Procfs { what: "/proc/self/mountinfo", source })?;
         let v1 = |controller: &str| {
-            let mut all = mounts
-                .iter()
-                .filter(|m| m.fs_type == "cgroup" && m.super_options.contains_key(controller));
+            let mut all = mounts.iter().filter(|m| m.fs_type == "cgroup" && m.super_options.contains_key(controller));
             all.next().map(|mount| mount.mount_point.clone())
         };
         if let (Some(memory), Some(cpu), Some(cpuacct)) = (v1("memory"), v1("cpu"), v1("cpuacct")) {
-            return Ok(Some(Self::V1 {
-                memory,
-                cpu,
-                cpuacct,
-            }));
+            return Ok(Some(Self::V1 { memory, cpu, cpuacct }));
         }
-        let v2 = mounts
-            .iter()
-            .find(|mount| mount.fs_type == "cgroup2")
-            .map(|mount| mount.mount_point.clone());
+        let v2 = mounts.iter().find(|mount| mount.fs_type == "cgroup2").map(|mount| mount.mount_point.clone());
         // The real root has no figures of its own; on a hybrid machine the controllers are elsewhere.
-        Ok(v2
-            .filter(|folder| folder.join("memory.current").exists())
-            .map(Self::V2))
+        Ok(v2.filter(|folder| folder.join("memory.current").exists()).map(Self::V2))
     }
 
     /// The cgroup of these folders.
     pub(super) fn at(folders: &[PathBuf]) -> Result<Self, Error> {
         let with = |file: &'static str| {
-            folders
-                .iter()
-                .find(|folder| folder.join(file).exists())
-                .cloned()
-                .ok_or(Error::Missing(file))
+            folders.iter().find(|folder| folder.join(file).exists()).cloned().ok_or(Error::Missing(file))
         };
         if let Ok(folder) = with("memory.current") {
             return Ok(Self::V2(folder));
@@ -74,20 +52,15 @@ impl Cgroup {
 
     /// Whether its memory or its processor time has a limit.
     pub(super) fn is_limited(&self) -> bool {
-        self.memory_limit().is_ok_and(|limit| limit.is_some())
-            || self.cpu_limit().is_ok_and(|limit| limit.is_some())
+        self.memory_limit().is_ok_and(|limit| limit.is_some()) || self.cpu_limit().is_ok_and(|limit| limit.is_some())
     }
 
     /// Limits, where there are some, and use; `host` fills in for absent limits.
     pub(super) fn read(&self, host: &Reading) -> Result<Reading, Error> {
         Ok(Reading {
-            cpu_total: self
-                .cpu_limit()?
-                .map_or(host.cpu_total, |limit| limit.min(host.cpu_total)),
+            cpu_total: self.cpu_limit()?.map_or(host.cpu_total, |limit| limit.min(host.cpu_total)),
             cpu_time: self.cpu_time()?,
-            memory_total: self
-                .memory_limit()?
-                .map_or(host.memory_total, |limit| limit.min(host.memory_total)),
+            memory_total: self.memory_limit()?.map_or(host.memory_total, |limit| limit.min(host.memory_total)),
             memory_used: self.memory_used()?,
         })
     }
@@ -103,11 +76,7 @@ impl Cgroup {
             Self::V2(folder) => {
                 let path = folder.join("memory.max");
                 let said = read(&path)?;
-                if said.trim() == "max" {
-                    Ok(None)
-                } else {
-                    figure(&path, said.trim()).map(|limit| Some(Bytes(limit)))
-                }
+                if said.trim() == "max" { Ok(None) } else { figure(&path, said.trim()).map(|limit| Some(Bytes(limit))) }
             }
         }
     }
@@ -126,16 +95,10 @@ impl Cgroup {
 
     fn cpu_limit(&self) -> Result<Option<MilliCpu>, Error> {
         let (quota, period) = match self {
-            Self::V1 { cpu, .. } => (
-                read(&cpu.join("cpu.cfs_quota_us"))?,
-                read(&cpu.join("cpu.cfs_period_us"))?,
-            ),
+            Self::V1 { cpu, .. } => (read(&cpu.join("cpu.cfs_quota_us"))?, read(&cpu.join("cpu.cfs_period_us"))?),
             Self::V2(folder) => {
                 let said = read(&folder.join("cpu.max"))?;
-                let (quota, period) = said
-                    .trim()
-                    .split_once(' ')
-                    .unwrap_or((said.trim(), "100000"));
+                let (quota, period) = said.trim().split_once(' ').unwrap_or((said.trim(), "100000"));
                 (quota.to_owned(), period.to_owned())
             }
         };
@@ -144,35 +107,23 @@ impl Cgroup {
         let (Ok(quota), Ok(period @ 1..)) = (quota, period) else {
             return Ok(None);
         };
-        Ok(Some(MilliCpu(
-            u32::try_from(quota.saturating_mul(1000) / period).unwrap_or(u32::MAX),
-        )))
+        Ok(Some(MilliCpu(u32::try_from(quota.saturating_mul(1000) / period).unwrap_or(u32::MAX))))
     }
 
     fn cpu_time(&self) -> Result<Duration, Error> {
         match self {
-            Self::V1 { cpuacct, .. } => {
-                whole(&cpuacct.join("cpuacct.usage")).map(Duration::from_nanos)
-            }
-            Self::V2(folder) => {
-                entry(&folder.join("cpu.stat"), "usage_usec").map(Duration::from_micros)
-            }
+            Self::V1 { cpuacct, .. } => whole(&cpuacct.join("cpuacct.usage")).map(Duration::from_nanos),
+            Self::V2(folder) => entry(&folder.join("cpu.stat"), "usage_usec").map(Duration::from_micros),
         }
     }
 }
 
 fn read(path: &Path) -> Result<String, Error> {
-    std::fs::read_to_string(path).map_err(|source| Error::Cgroup {
-        path: path.to_owned(),
-        source,
-    })
+    std::fs::read_to_string(path).map_err(|source| Error::Cgroup { path: path.to_owned(), source })
 }
 
 fn figure<T: FromStr>(path: &Path, said: &str) -> Result<T, Error> {
-    said.parse().map_err(|_| Error::Figure {
-        path: path.to_owned(),
-        said: said.chars().take(80).collect(),
-    })
+    said.parse().map_err(|_| Error::Figure { path: path.to_owned(), said: said.chars().take(80).collect() })
 }
 
 fn whole(path: &Path) -> Result<u64, Error> {
@@ -182,14 +133,8 @@ fn whole(path: &Path) -> Result<u64, Error> {
 /// The value of `key` in a file of `key value` lines.
 fn entry(path: &Path, key: &str) -> Result<u64, Error> {
     let text = read(path)?;
-    let value = text
-        .lines()
-        .filter_map(|line| line.split_once(' '))
-        .find(|(name, _)| *name == key);
-    let missing = || Error::Cgroup {
-        path: path.to_owned(),
-        source: io::Error::other(format!("no `{key}` in it")),
-    };
+    let value = text.lines().filter_map(|line| line.split_once(' ')).find(|(name, _)| *name == key);
+    let missing = || Error::Cgroup { path: path.to_owned(), source: io::Error::other(format!("no `{key}` in it")) };
     figure(path, value.ok_or_else(missing)?.1.trim())
 }
 
@@ -216,12 +161,7 @@ mod tests {
     fn v1(limit: &str, quota: &str) -> tempfile::TempDir {
         folder(&[
             ("memory.usage_in_bytes", "1000000\n"),
-            (
-                "memory.stat",
-                &format!(
-                    "cache 5\nhierarchical_memory_limit {limit}\ntotal_inactive_file 300000\n"
-                ),
-            ),
+            ("memory.stat", &format!("cache 5\nhierarchical_memory_limit {limit}\ntotal_inactive_file 300000\n")),
             ("cpu.cfs_quota_us", quota),
             ("cpu.cfs_period_us", "100000\n"),
             ("cpuacct.usage", "1500000000\n"),
@@ -240,10 +180,7 @@ mod tests {
 
     #[test]
     fn both_versions_tell_the_same() {
-        for folder in [
-            v1("2000000", "150000\n"),
-            v2("2000000\n", "150000 100000\n"),
-        ] {
+        for folder in [v1("2000000", "150000\n"), v2("2000000\n", "150000 100000\n")] {
             let cgroup = Cgroup::at(&[folder.path().to_owned()]).unwrap();
             assert!(cgroup.is_limited());
             let expected = Reading {
@@ -258,17 +195,11 @@ mod tests {
 
     #[test]
     fn without_limits_there_is_what_the_machine_has() {
-        for folder in [
-            v1("9223372036854771712", "-1\n"),
-            v2("max\n", "max 100000\n"),
-        ] {
+        for folder in [v1("9223372036854771712", "-1\n"), v2("max\n", "max 100000\n")] {
             let cgroup = Cgroup::at(&[folder.path().to_owned()]).unwrap();
             assert!(!cgroup.is_limited(), "{cgroup:?}");
             let reading = cgroup.read(&HOST).unwrap();
-            assert_eq!(
-                (reading.cpu_total, reading.memory_total),
-                (HOST.cpu_total, HOST.memory_total)
-            );
+            assert_eq!((reading.cpu_total, reading.memory_total), (HOST.cpu_total, HOST.memory_total));
             assert_eq!(reading.memory_used, Bytes(700_000));
         }
     }
@@ -276,10 +207,7 @@ mod tests {
     #[test]
     fn a_folder_that_is_no_cgroup_is_refused_by_name() {
         let empty = folder(&[]);
-        assert!(matches!(
-            Cgroup::at(&[empty.path().to_owned()]),
-            Err(Error::Missing(_))
-        ));
+        assert!(matches!(Cgroup::at(&[empty.path().to_owned()]), Err(Error::Missing(_))));
         let odd = v2("much\n", "max 100000\n");
         let cgroup = Cgroup::at(&[odd.path().to_owned()]).unwrap();
         assert!(matches!(cgroup.read(&HOST), Err(Error::Figure { said, .. }) if said == "much"));

@@ -114,11 +114,7 @@ impl Sampler {
             Scope::Auto => cgroup::Cgroup::of_namespace()?.filter(cgroup::Cgroup::is_limited),
             Scope::Cgroup(folders) => Some(cgroup::Cgroup::at(folders)?),
         };
-        let mut sampler = Self {
-            cgroup,
-            gpu: gpu::Gpus::find(),
-            before: (Instant::now(), Duration::ZERO),
-        };
+        let mut sampler = Self { cgroup, gpu: gpu::Gpus::find(), before: (Instant::now(), Duration::ZERO) };
         sampler.before = (Instant::now(), sampler.read()?.cpu_time);
         Ok(sampler)
     }
@@ -130,21 +126,10 @@ impl Sampler {
     pub fn sample(&mut self) -> Result<SiteLoad, Error> {
         let (now, reading) = (Instant::now(), self.read()?);
         let (then, before) = std::mem::replace(&mut self.before, (now, reading.cpu_time));
-        let used = milli_cpu(
-            reading.cpu_time.saturating_sub(before),
-            now.duration_since(then),
-        );
+        let used = milli_cpu(reading.cpu_time.saturating_sub(before), now.duration_since(then));
         Ok(SiteLoad {
-            cpu: Share {
-                total: reading.cpu_total,
-                used,
-                reserved: MilliCpu(0),
-            },
-            memory: Share {
-                total: reading.memory_total,
-                used: reading.memory_used,
-                reserved: Bytes(0),
-            },
+            cpu: Share { total: reading.cpu_total, used, reserved: MilliCpu(0) },
+            memory: Share { total: reading.memory_total, used: reading.memory_used, reserved: Bytes(0) },
             gpu: self.gpu.share(),
         })
     }
@@ -160,9 +145,7 @@ impl Sampler {
 
 /// Processor time per time, in thousandths of a core; zero for no time.
 pub(crate) fn milli_cpu(busy: Duration, passed: Duration) -> MilliCpu {
-    let share = (busy.as_nanos() * 1000)
-        .checked_div(passed.as_nanos())
-        .unwrap_or(0);
+    let share = (busy.as_nanos() * 1000).checked_div(passed.as_nanos()).unwrap_or(0);
     MilliCpu(u32::try_from(share).unwrap_or(u32::MAX))
 }
 
@@ -189,9 +172,7 @@ pub async fn watch(scope: Scope) -> Result<watch::Receiver<SiteLoad>, Error> {
                 () = sender.closed() => return,
             }
             let sampler = sampler.clone();
-            match on_thread(move || sampler.lock().unwrap_or_else(|e| e.into_inner()).sample())
-                .await
-            {
+            match on_thread(move || sampler.lock().unwrap_or_else(|e| e.into_inner()).sample()).await {
                 Ok(load) => drop(sender.send(load)),
                 Err(error) => {
                     tracing::warn!(error = &error as &dyn std::error::Error, "monitor.sample")
@@ -203,12 +184,8 @@ pub async fn watch(scope: Scope) -> Result<watch::Receiver<SiteLoad>, Error> {
 }
 
 /// A GPU driver may take its time to answer: never on the threads that serve the network.
-async fn on_thread<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, Error> + Send + 'static,
-) -> Result<T, Error> {
-    tokio::task::spawn_blocking(work)
-        .await
-        .map_err(Error::Thread)?
+async fn on_thread<T: Send + 'static>(work: impl FnOnce() -> Result<T, Error> + Send + 'static) -> Result<T, Error> {
+    tokio::task::spawn_blocking(work).await.map_err(Error::Thread)?
 }
 
 #[cfg(test)]
@@ -221,20 +198,14 @@ mod tests {
         assert_eq!(milli_cpu(ms(500), ms(1000)), MilliCpu(500));
         assert_eq!(milli_cpu(ms(3000), ms(1000)), MilliCpu(3000));
         assert_eq!(milli_cpu(ms(1), ms(0)), MilliCpu(0));
-        assert_eq!(
-            milli_cpu(Duration::MAX, Duration::from_nanos(1)),
-            MilliCpu(u32::MAX)
-        );
+        assert_eq!(milli_cpu(Duration::MAX, Duration::from_nanos(1)), MilliCpu(u32::MAX));
     }
 
     #[tokio::test]
     async fn this_machine_can_be_watched() {
         let load = *watch(Scope::Host).await.unwrap().borrow();
         assert!(load.cpu.total >= MilliCpu(1000), "{load:?}");
-        assert!(
-            load.memory.used > Bytes(0) && load.memory.used < load.memory.total,
-            "{load:?}"
-        );
+        assert!(load.memory.used > Bytes(0) && load.memory.used < load.memory.total, "{load:?}");
     }
 
     #[test]
