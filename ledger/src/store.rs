@@ -7,9 +7,9 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use godwit_protocol::bounded::List;
-use godwit_protocol::{Hash, Malformed, MeshId, RecordId, decode, encode};
+use godwit_protocol::{Event, Hash, Malformed, MeshId, RecordId, decode, encode};
 use rocksdb::{
-    BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, DBCompressionType, Options, WriteBatch,
+    BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, DBCompressionType, IteratorMode, Options, WriteBatch,
     WriteOptions,
 };
 use serde::de::DeserializeOwned;
@@ -30,7 +30,10 @@ const MAX_SERVED: usize = crate::block::MAX_BLOCK;
 
 const BLOCKS: &str = "blocks";
 const RECORDS: &str = "records";
+const EVENTS: &str = "events";
 const META: &str = "meta";
+
+const COLUMNS: [&str; 4] = [BLOCKS, RECORDS, EVENTS, META];
 
 const MESH: &[u8] = b"mesh";
 const TIP: &[u8] = b"tip";
@@ -233,6 +236,15 @@ impl Disk {
         Ok((store, state))
     }
 
+    /// What a block changed; nothing for a height that is not there.
+    ///
+    /// # Errors
+    /// [`StoreError`] if it cannot be read.
+    pub fn events(&self, height: Height) -> Result<Vec<Event>, StoreError> {
+        let events = self.read(EVENTS, &height.0.to_be_bytes(), &format!("the events of block {height}"))?;
+        Ok(events.unwrap_or_default())
+    }
+
     fn found(&self, mesh: MeshId) -> Result<(), StoreError> {
         let mut batch = WriteBatch::default();
         batch.put_cf(self.column(META), MESH, canonical(&mesh));
@@ -302,7 +314,7 @@ impl Store for Disk {
     }
 
     fn commit(&mut self, commit: &Commit) -> Result<(), StoreError> {
-        let Commit { committed, state, .. } = commit;
+        let Commit { committed, state, events } = commit;
         let height = committed.block.header.height;
         if height != self.tip.height.next() {
             return Err(StoreError::Order { last: self.tip.height, got: height });
@@ -310,6 +322,7 @@ impl Store for Disk {
         let tip = Tip { height, block: state.tip(), root: state.root() };
         let mut batch = WriteBatch::default();
         batch.put_cf(self.column(BLOCKS), height.0.to_be_bytes(), canonical(committed));
+        batch.put_cf(self.column(EVENTS), height.0.to_be_bytes(), canonical(events));
         for (id, place) in places(state.mesh(), committed) {
             batch.put_cf(self.column(RECORDS), id.0, canonical(&place));
         }
@@ -331,6 +344,39 @@ impl Store for Disk {
 
     fn locate(&self, record: &RecordId) -> Result<Option<Place>, StoreError> {
         self.read(RECORDS, &record.0, &format!("the place of record {record}"))
+    }
+}
+
+/// A copy of a ledger, open for reading only: of another site, or of one that is running.
+pub struct Archive {
+    db: DB,
+    path: PathBuf,
+}
+
+impl Archive {
+    /// Opens the ledger in a folder as it is now; nothing in it is believed.
+    ///
+    /// # Errors
+    /// [`StoreError::Database`] if there is none, or none that can be read.
+    pub fn open(path: &Path) -> Result<Self, StoreError> {
+        DB::open_cf_for_read_only(&Options::default(), path, COLUMNS, false)
+            .map(|db| Self { db, path: path.to_owned() })
+            .map_err(|source| StoreError::Database { what: "open", path: path.to_owned(), source })
+    }
+
+    /// Its blocks in the order of their heights, as far as there are any.
+    pub fn blocks(&self) -> impl Iterator<Item = Result<Committed, StoreError>> {
+        let column = self.db.cf_handle(BLOCKS).expect("all columns were opened");
+        self.db.iterator_cf(column, IteratorMode::Start).map(|entry| {
+            let failed = |source| StoreError::Database { what: "read", path: self.path.clone(), source };
+            let (height, block) = entry.map_err(failed)?;
+            let height = <[u8; 8]>::try_from(&height[..]).map_or(0, u64::from_be_bytes);
+            decode(&block).map_err(|bad| StoreError::Damaged {
+                path: self.path.clone(),
+                what: format!("block {height}"),
+                source: Some(bad.into()),
+            })
+        })
     }
 }
 
@@ -389,7 +435,7 @@ fn open(path: &Path) -> Result<DB, StoreError> {
     options.set_keep_log_file_num(2);
     options.set_compression_type(DBCompressionType::Lz4);
     options.set_block_based_table_factory(&blocks);
-    let columns = [BLOCKS, RECORDS, META].map(|name| ColumnFamilyDescriptor::new(name, options.clone()));
+    let columns = COLUMNS.map(|name| ColumnFamilyDescriptor::new(name, options.clone()));
     DB::open_cf_descriptors(&options, path, columns).map_err(|source| {
         let path = path.to_owned();
         if source.to_string().contains("lock") {

@@ -7,6 +7,7 @@ use std::path::Path;
 use godwit_ledger::audit::Report;
 use godwit_ledger::block::Committed;
 use godwit_ledger::genesis::Genesis;
+use godwit_ledger::store::Archive;
 use serde::Serialize;
 
 use super::failure::Failure;
@@ -86,10 +87,9 @@ where
 ///
 /// # Errors
 /// What kept it from starting, or ended it.
-#[allow(clippy::unused_async)] // the site's loop is async
 pub async fn run(config: Config) -> Result<(), Failure> {
-    let _ = config;
-    Err(absent("run the site"))
+    let failed = |error: anyhow::Error| Failure::Part { what: "run the site", source: error.into(), remedy: None };
+    crate::run::run(config).await.map_err(failed)
 }
 
 /// Checks of the container engine, CRIU and the kernel.
@@ -103,10 +103,12 @@ pub async fn engine_checks(config: &Config) -> Vec<Check> {
 /// # Errors
 /// If the folder cannot be opened. A bad block is a finding, not an error.
 pub fn audit(dir: &Path, genesis: &Genesis, progress: &mut dyn FnMut(u64)) -> Result<Audited, Failure> {
-    let _ = (dir, genesis, progress);
-    Err(absent("open the ledger's store"))
-}
-
-fn absent(what: &'static str) -> Failure {
-    Failure::Part { what, source: "this build does not contain that part yet".into(), remedy: None }
+    // The data folder of a site, or the ledger in it by itself.
+    let ledger = Some(dir.join(crate::run::LEDGER)).filter(|ledger| ledger.is_dir()).unwrap_or_else(|| dir.to_owned());
+    let archive = Archive::open(&ledger).map_err(|error| Failure::Part {
+        what: "open the ledger",
+        source: error.into(),
+        remedy: Some("name a site's data folder, or a copy of its folder `ledger`".to_owned()),
+    })?;
+    Ok(judge(genesis, archive.blocks(), progress))
 }

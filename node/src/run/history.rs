@@ -10,8 +10,9 @@ use godwit_protocol::bid::{Bid, Reason};
 use godwit_protocol::done::Done;
 use godwit_protocol::effect::{Step, What};
 use godwit_protocol::event::EndReason;
+use godwit_protocol::membership::Change;
 use godwit_protocol::offer::{Offer, Why};
-use godwit_protocol::{ContainerId, Event, OfferId, SiteId, Time};
+use godwit_protocol::{ContainerId, Event, Message, OfferId, SiteId, Time};
 
 use crate::api::view::{BidView, DeclineView, OfferState, OfferView, StepView, TimelineView};
 
@@ -88,7 +89,12 @@ impl History {
             Event::BidPlaced { bidder, bid } => self.at(bid.offer, |entry| {
                 entry.bids.push((*bidder, *bid));
                 let score = auction::score(&entry.body, bidder, bid);
-                entry.push("bid", time, *bidder, format!("score {score}, load {}, {} predicted", bid.load, bid.downtime_ms));
+                entry.push(
+                    "bid",
+                    time,
+                    *bidder,
+                    format!("score {score}, load {}, {} predicted", bid.load, bid.downtime_ms),
+                );
             }),
             Event::Declined { offer, site, reason } => self.at(*offer, |entry| {
                 entry.declines.push((*site, reason.clone()));
@@ -149,6 +155,12 @@ impl History {
         entry.push(name, now, me, detail.clone());
         let since_previous_ms = now.since(before);
         Some(StepView { name: name.to_owned(), at_ms: now, site, detail, since_previous_ms })
+    }
+
+    /// Whose offer it is.
+    #[must_use]
+    pub fn container_of(&self, offer: &OfferId) -> Option<ContainerId> {
+        self.offers.get(offer).map(|entry| entry.body.container)
     }
 
     /// All that are remembered, newest first.
@@ -257,7 +269,12 @@ impl History {
             done: None,
             steps: Vec::new(),
         };
-        entry.push("offer", time, source, format!("{}, {} to move, {} sites named", why(&body.why), body.size, body.named.len()));
+        entry.push(
+            "offer",
+            time,
+            source,
+            format!("{}, {} to move, {} sites named", why(&body.why), body.size, body.named.len()),
+        );
         self.offers.insert(offer, entry);
         self.order.push_back(offer);
         if self.order.len() > OFFERS_MAX
@@ -289,6 +306,41 @@ impl Entry {
 
     fn winner(&self, attempt: u32) -> SiteId {
         self.award.as_ref().and_then(|award| award.winner(attempt)).unwrap_or(self.source)
+    }
+}
+
+/// A message in one line, for people.
+#[must_use]
+pub fn summary(message: &Message, names: &History) -> String {
+    let about = |offer: &OfferId| format!("offer {}", offer.short());
+    match message {
+        Message::Register(register) => {
+            format!("{} ({}), {}", register.name, register.container.short(), register.image.reference)
+        }
+        Message::Retire(retire) => names.container(&retire.container),
+        Message::Offer(offer) => format!("{}: {}, {}", names.container(&offer.container), why(&offer.why), offer.size),
+        Message::Bid(bid) => format!("{}, load {}, {} predicted", about(&bid.offer), bid.load, bid.downtime_ms),
+        Message::Decline(decline) => format!("{}: {}", about(&decline.offer), say(&decline.reason)),
+        Message::Ready(ready) => format!("{}, attempt {}", about(&ready.offer), ready.attempt),
+        Message::Receipt(receipt) => {
+            format!(
+                "{}, attempt {}, state {}",
+                about(&receipt.offer),
+                receipt.attempt,
+                receipt.yielded.body.root.short()
+            )
+        }
+        Message::Abort(abort) => format!("{}, attempt {}: {}", about(&abort.offer), abort.attempt, say(&abort.reason)),
+        Message::Done(done) => {
+            let spans = &done.spans;
+            let still = spans.freeze_ms.plus(spans.fetch_ms).plus(spans.commit_ms).plus(spans.resume_ms);
+            format!("{}, {} travelled, stood still for {still}", about(&done.offer), done.bytes)
+        }
+        Message::Reclaim(reclaim) => about(&reclaim.offer),
+        Message::Membership(membership) => match &membership.proposal.change {
+            Change::Put(member) => format!("{} is {:?}", member.name, member.role).to_lowercase(),
+            Change::Remove(site) => format!("{} leaves", names.site(site)),
+        },
     }
 }
 

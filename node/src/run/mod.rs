@@ -1,1 +1,69 @@
-//! To come.
+//! `godwit run`: the one loop in which everything that happens to a site becomes a step of its brain or its replica, and
+//! their effects become deeds.
+//!
+//! ```text
+//!  network ─┐                                   ┌─► journal, write-ahead log, store (synced before what follows)
+//!  API      ├─► event ─► site.step / replica.step ─► network, tasks (engine, transfer), routes
+//!  tasks    │                                   └─► history, notices
+//!  monitor, timers
+//! ```
+//!
+//! Invariant: effects are performed in their order, and what must be on disk is, before the next one is performed.
+
+mod address;
+mod asks;
+mod author;
+mod history;
+mod host;
+mod ledger;
+mod load;
+mod routes;
+mod start;
+mod tasks;
+
+use std::time::Duration;
+
+use anyhow::Context;
+use tokio::signal::unix::{SignalKind, signal};
+use tracing::info;
+
+use crate::config::Config;
+use host::Event;
+
+/// The ledger's place in the data folder.
+pub const LEDGER: &str = "ledger";
+
+/// How often the brain is asked what time it is. A tenth of its shortest patience.
+const TICK: Duration = Duration::from_millis(200);
+
+/// Runs the site until it is told to stop.
+///
+/// # Errors
+/// Whatever keeps it from starting, and whatever it must not go on after: a journal or ledger that cannot be written.
+pub async fn run(config: Config) -> anyhow::Result<()> {
+    let (mut host, mut sources) = start::start(config).await?;
+    let mut interrupted = signal(SignalKind::interrupt()).context("listen for SIGINT")?;
+    let mut terminated = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
+    let mut ticks = tokio::time::interval(TICK);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    info!(site = %host.me(), "running");
+    loop {
+        let event = tokio::select! {
+            _ = interrupted.recv() => break,
+            _ = terminated.recv() => break,
+            _ = ticks.tick() => Event::Tick,
+            Some(event) = sources.net.recv() => Event::Net(event),
+            Some(ask) = sources.asks.recv() => Event::Ask(ask),
+            Some(finished) = sources.finished.recv() => Event::Finished(finished),
+            Some(load) = sources.loads.recv() => Event::Load(load),
+            Some(advance) = sources.advances.recv() => Event::Advance(advance),
+            Some(order) = sources.orders.recv() => Event::Order(order),
+            Some(timer) = std::future::poll_fn(|context| host.poll_timer(context)) => Event::Timer(timer),
+        };
+        // Disk writes are part of a step and block this thread; the others go on.
+        tokio::task::block_in_place(|| host.handle(event))?;
+    }
+    info!("stopping; containers go on running");
+    host.stop().await;
+    Ok(())
+}

@@ -1,6 +1,10 @@
-//! Does what a site's brain asks for: serving, freezing, pulling, resuming.
+//! Does what a site's brain asks for: serving, preparing, freezing, pulling, resuming.
 //!
-//! Tasks of one container run one after the other, those of different containers side by side.
+//! Tasks of one container run one after the other, in the order in which they were asked for; those of different
+//! containers side by side. Every task may be asked for again, after a restart, and then finishes what was begun.
+//!
+//! A handoff has one folder on either side, `handoffs/OFFER/`, with `spec/` (what the container is made from), `image/`
+//! (its image, if the target lacks it) and `frozen/` (its state).
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -11,4 +15,377 @@ use godwit_protocol::bid::Reason;
 use godwit_protocol::bounded::Text;
 use godwit_protocol::handoff::{Action, Outcome, Task};
 use godwit_protocol::word::Word;
-use godwit_protocol::{ContainerId, OfferId, SiteId};
+use godwit_protocol::{ContainerId, Hash, ImageId, OfferId, SiteId};
+use tokio::sync::mpsc;
+use tracing::{info, warn};
+
+use crate::api::fault::chain;
+use crate::chunks::{self, ManifestError, Part, PartKey, Progress, PublishError, PullError, Refused};
+use crate::net::Endpoint;
+use crate::runtime::{Cause, Runtime, State};
+
+/// How often a part is asked for that its source has not yet published: it is busy writing it.
+const ASK_AGAIN: Duration = Duration::from_millis(200);
+
+/// How long: an image of some gigabytes takes minutes to be written by the engine.
+const ASK_FOR: Duration = Duration::from_secs(600);
+
+/// How often a resume is asked for again whose outcome is unknown, before an operator is called.
+const RESUME_TRIES: u32 = 10;
+
+/// A task that ended.
+#[derive(Debug)]
+pub struct Finished {
+    /// The task.
+    pub task: Task,
+    /// How it ended.
+    pub outcome: Outcome,
+}
+
+/// Long work that advances.
+#[derive(Clone, Debug)]
+pub struct Advance {
+    /// In which handoff.
+    pub offer: OfferId,
+    /// What is being pulled.
+    pub part: Part,
+    /// How far.
+    pub progress: Progress,
+}
+
+/// All containers' workers.
+pub struct Tasks {
+    context: Arc<Context>,
+    workers: BTreeMap<ContainerId, mpsc::UnboundedSender<Job>>,
+}
+
+struct Context {
+    runtime: Arc<dyn Runtime>,
+    server: chunks::Server,
+    net: Endpoint,
+    home: PathBuf,
+    finished: mpsc::UnboundedSender<Finished>,
+    advances: mpsc::UnboundedSender<Advance>,
+}
+
+#[derive(Debug)]
+enum Job {
+    /// With the image that the ledger knows the container by.
+    Do(Task, ImageId),
+    /// The target lacks the image.
+    Image { offer: OfferId, image: ImageId, target: SiteId },
+    /// The handoff is over: its folder goes.
+    Clean(OfferId),
+}
+
+impl Tasks {
+    /// Works under `home` and reports to the channels. They are unbounded because each task reports once, and the brain
+    /// asks for a few tasks a handoff.
+    #[must_use]
+    pub fn new(
+        runtime: Arc<dyn Runtime>,
+        server: chunks::Server,
+        net: Endpoint,
+        home: PathBuf,
+        finished: mpsc::UnboundedSender<Finished>,
+        advances: mpsc::UnboundedSender<Advance>,
+    ) -> Self {
+        let context = Arc::new(Context { runtime, server, net, home, finished, advances });
+        Self { context, workers: BTreeMap::new() }
+    }
+
+    /// Queues a task of a container that the ledger knows by this image.
+    pub fn start(&mut self, task: Task, image: ImageId) {
+        self.queue(task.container, Job::Do(task, image));
+    }
+
+    /// Lets the target pull the image.
+    pub fn serve_image(&mut self, container: ContainerId, offer: OfferId, image: ImageId, target: SiteId) {
+        self.queue(container, Job::Image { offer, image, target });
+    }
+
+    /// Removes what a handoff has left on disk, after its last task.
+    pub fn clean(&mut self, container: ContainerId, offer: OfferId) {
+        self.queue(container, Job::Clean(offer));
+    }
+
+    fn queue(&mut self, container: ContainerId, job: Job) {
+        let context = &self.context;
+        let worker = self.workers.entry(container).or_insert_with(|| {
+            let (jobs, queue) = mpsc::unbounded_channel();
+            tokio::spawn(work(Arc::clone(context), queue));
+            jobs
+        });
+        if worker.send(job).is_err() {
+            // Only a panic ends a worker before its queue does.
+            warn!(%container, "the container's worker is gone; its tasks wait for a restart of the site");
+        }
+    }
+}
+
+async fn work(context: Arc<Context>, mut queue: mpsc::UnboundedReceiver<Job>) {
+    while let Some(job) = queue.recv().await {
+        match job {
+            Job::Do(task, image) => {
+                info!(offer = %task.offer.short(), container = %task.container.short(), action = ?task.action, "begin");
+                let outcome = context.perform(&task, image).await;
+                info!(offer = %task.offer.short(), container = %task.container.short(), ?outcome, "end");
+                drop(context.finished.send(Finished { task, outcome }));
+            }
+            Job::Image { offer, image, target } => {
+                if let Err(failure) = context.publish_image(offer, image, target).await {
+                    warn!(offer = %offer.short(), %failure, "the image cannot be served");
+                }
+            }
+            Job::Clean(offer) => context.clean(offer).await,
+        }
+    }
+}
+
+/// What goes wrong with a task, for the other sites and for people.
+#[derive(Debug, thiserror::Error)]
+enum Failure {
+    #[error(transparent)]
+    Engine(#[from] crate::runtime::Error),
+    #[error(transparent)]
+    Pull(#[from] PullError),
+    #[error(transparent)]
+    Hash(#[from] ManifestError),
+    #[error(transparent)]
+    Publish(#[from] PublishError),
+    #[error("the source's specification names another image than the ledger")]
+    OtherImage,
+    #[error("{what} {path}")]
+    Io { what: &'static str, path: PathBuf, source: std::io::Error },
+}
+
+impl From<Failure> for Reason {
+    fn from(failure: Failure) -> Self {
+        let text = Text::clipped(&chain(&failure));
+        match failure {
+            Failure::Engine(error) if matches!(error.cause, Cause::ImageAbsent(_) | Cause::WrongImage { .. }) => {
+                Self::Image(text)
+            }
+            _ => Self::Failed(text),
+        }
+    }
+}
+
+impl Context {
+    async fn perform(&self, task: &Task, image: ImageId) -> Outcome {
+        let (offer, container) = (task.offer, task.container);
+        let result = match task.action {
+            Action::Serve { target } => self.serve(offer, container, target).await,
+            Action::Prepare { source } => self.prepare(offer, container, image, source).await,
+            Action::Freeze { target } => self.freeze(offer, container, target).await,
+            Action::Fetch { source, root } => self.fetch(offer, source, root).await,
+            Action::Resume => return self.resume(offer, container).await,
+            Action::Discard => self.discard(offer, container).await,
+            Action::Thaw => self.thaw(offer, container).await,
+            Action::Release => self.release(offer, container).await,
+        };
+        result.unwrap_or_else(|failure| Outcome::Failed(failure.into()))
+    }
+
+    // H4, source
+    async fn serve(&self, offer: OfferId, container: ContainerId, target: SiteId) -> Result<Outcome, Failure> {
+        let spec = self.folder(offer, "spec").await?;
+        self.runtime.describe(container, spec.clone()).await?;
+        self.publish(offer, Part::Spec, spec, target).await?;
+        Ok(Outcome::Serving)
+    }
+
+    async fn publish_image(&self, offer: OfferId, image: ImageId, target: SiteId) -> Result<(), Failure> {
+        let dir = self.folder(offer, "image").await?;
+        self.runtime.save_image(image, dir.clone()).await?;
+        self.publish(offer, Part::Image, dir, target).await?;
+        Ok(())
+    }
+
+    // H4, target
+    async fn prepare(
+        &self,
+        offer: OfferId,
+        container: ContainerId,
+        image: ImageId,
+        source: SiteId,
+    ) -> Result<Outcome, Failure> {
+        let dir = self.path(offer, "spec");
+        self.pull(offer, Part::Spec, source, None, &dir).await?;
+        if !self.runtime.image_present(image).await? {
+            // A word that is lost is said again by the brain's next attempt; the pull below waits for it.
+            if let Err(failure) = self.net.send_word(source, &Word::ImageWanted { offer }).await {
+                warn!(offer = %offer.short(), %failure, "cannot ask for the image");
+            }
+            let archive = self.path(offer, "image");
+            self.pull(offer, Part::Image, source, None, &archive).await?;
+            self.runtime.load_image(image, archive.clone()).await?;
+            remove(&archive).await?;
+        }
+        let spec = self.runtime.prepare(container, dir).await?;
+        if spec.image.id != image {
+            self.runtime.discard(container).await?;
+            return Err(Failure::OtherImage);
+        }
+        Ok(Outcome::Prepared)
+    }
+
+    // H5
+    async fn freeze(&self, offer: OfferId, container: ContainerId, target: SiteId) -> Result<Outcome, Failure> {
+        let dir = self.folder(offer, "frozen").await?;
+        // Written last: after a restart the state is already here, and is served again.
+        if !dir.join("frozen.json").exists() {
+            self.runtime.freeze(container, dir.clone()).await?;
+        }
+        let (root, bytes) = self.publish(offer, Part::Checkpoint, dir, target).await?;
+        Ok(Outcome::Frozen { root, bytes })
+    }
+
+    // H6
+    async fn fetch(&self, offer: OfferId, source: SiteId, root: Hash) -> Result<Outcome, Failure> {
+        let dir = self.path(offer, "frozen");
+        let bytes = self.pull(offer, Part::Checkpoint, source, Some(root), &dir).await?;
+        Ok(Outcome::Fetched { bytes: godwit_protocol::Bytes(bytes) })
+    }
+
+    // H7
+    async fn resume(&self, offer: OfferId, container: ContainerId) -> Outcome {
+        let dir = self.path(offer, "frozen");
+        for _ in 0..RESUME_TRIES {
+            let error = match self.runtime.resume(container, dir.clone()).await {
+                Ok(_) => return Outcome::Resumed,
+                Err(error) => error,
+            };
+            match error.cause {
+                // It ran here and has ended by itself since: it is ours, and there is nothing to give back.
+                Cause::AlreadyRan { .. } => return Outcome::Resumed,
+                // The engine may have begun. Asked again, it finds out.
+                Cause::Deadline(_) | Cause::Unreachable(..) => {
+                    warn!(offer = %offer.short(), %error, "resume: unclear, asking again");
+                    tokio::time::sleep(Duration::from_secs(1)).await;
+                }
+                _ => {
+                    let reason = Reason::from(Failure::from(error));
+                    // Only what never ran may be given back.
+                    return match self.runtime.state(container).await {
+                        Ok(State::Prepared | State::Absent) => Outcome::Failed(reason),
+                        Ok(State::Running) => Outcome::Resumed,
+                        Ok(State::Ended { .. }) | Err(_) => self.judge_failed_resume(container, dir, reason).await,
+                    };
+                }
+            }
+        }
+        Outcome::Unclear(Reason::Failed(Text::clipped("the engine does not say whether the container was resumed")))
+    }
+
+    /// The engine counts a failed restore as a container that ended; only the runtime knows whether it ever ran.
+    async fn judge_failed_resume(&self, container: ContainerId, dir: PathBuf, reason: Reason) -> Outcome {
+        match self.runtime.resume(container, dir).await {
+            Ok(_) => Outcome::Resumed,
+            Err(error) if matches!(error.cause, Cause::AlreadyRan { .. }) => Outcome::Resumed,
+            Err(error) if matches!(error.cause, Cause::Criu { .. } | Cause::Engine(_)) => Outcome::Failed(reason),
+            Err(_) => Outcome::Unclear(reason),
+        }
+    }
+
+    async fn discard(&self, offer: OfferId, container: ContainerId) -> Result<Outcome, Failure> {
+        self.runtime.discard(container).await?;
+        remove(&self.path(offer, "frozen")).await?;
+        Ok(Outcome::Settled)
+    }
+
+    async fn thaw(&self, offer: OfferId, container: ContainerId) -> Result<Outcome, Failure> {
+        self.server.withdraw(&PartKey { offer, part: Part::Checkpoint });
+        let dir = self.path(offer, "frozen");
+        match self.runtime.thaw(container, dir.clone()).await {
+            Ok(_) => {}
+            Err(error) if matches!(error.cause, Cause::AlreadyRan { .. }) => {}
+            Err(error) => return Err(error.into()),
+        }
+        // What was frozen is stale from the first instruction on.
+        remove(&dir).await?;
+        Ok(Outcome::Settled)
+    }
+
+    // H8
+    async fn release(&self, offer: OfferId, container: ContainerId) -> Result<Outcome, Failure> {
+        self.withdraw(offer);
+        self.runtime.release(container).await?;
+        Ok(Outcome::Settled)
+    }
+
+    async fn clean(&self, offer: OfferId) {
+        self.withdraw(offer);
+        if let Err(failure) = remove(&self.home.join(offer.to_string())).await {
+            warn!(offer = %offer.short(), failure = chain(&failure), "the handoff's folder stays");
+        }
+    }
+
+    fn withdraw(&self, offer: OfferId) {
+        for part in [Part::Spec, Part::Image, Part::Checkpoint] {
+            self.server.withdraw(&PartKey { offer, part });
+        }
+    }
+
+    async fn publish(
+        &self,
+        offer: OfferId,
+        part: Part,
+        dir: PathBuf,
+        target: SiteId,
+    ) -> Result<(Hash, godwit_protocol::Bytes), Failure> {
+        let manifest = chunks::manifest_of(&dir).await?;
+        let bytes = manifest.bytes();
+        let root = self.server.publish(PartKey { offer, part }, &dir, manifest, target)?;
+        Ok((root, bytes))
+    }
+
+    /// Pulls a part, waiting while its source has not published it; the bytes that travelled.
+    async fn pull(
+        &self,
+        offer: OfferId,
+        part: Part,
+        source: SiteId,
+        root: Option<Hash>,
+        into: &Path,
+    ) -> Result<u64, Failure> {
+        let key = PartKey { offer, part };
+        // The pull makes the folder itself, when it is complete.
+        make(&self.home.join(offer.to_string())).await?;
+        let until = tokio::time::Instant::now() + ASK_FOR;
+        loop {
+            let advance = |progress| drop(self.advances.send(Advance { offer, part, progress }));
+            match chunks::pull(&self.net, source, key, root, into, advance).await {
+                Ok(pulled) => return Ok(pulled.transferred),
+                Err(PullError::Refused { source: Refused::NotOffered, .. }) if tokio::time::Instant::now() < until => {
+                    tokio::time::sleep(ASK_AGAIN).await;
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    fn path(&self, offer: OfferId, name: &str) -> PathBuf {
+        self.home.join(offer.to_string()).join(name)
+    }
+
+    async fn folder(&self, offer: OfferId, name: &str) -> Result<PathBuf, Failure> {
+        let path = self.path(offer, name);
+        make(&path).await?;
+        Ok(path)
+    }
+}
+
+async fn make(path: &Path) -> Result<(), Failure> {
+    let made = tokio::fs::create_dir_all(path).await;
+    made.map_err(|source| Failure::Io { what: "make the folder", path: path.to_owned(), source })
+}
+
+async fn remove(path: &Path) -> Result<(), Failure> {
+    match tokio::fs::remove_dir_all(path).await {
+        Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
+            Err(Failure::Io { what: "remove", path: path.to_owned(), source })
+        }
+        _ => Ok(()),
+    }
+}

@@ -24,6 +24,7 @@ pub mod criu;
 pub mod docker;
 pub mod doctor;
 mod error;
+pub mod late;
 pub mod layer;
 pub mod network;
 mod spec;

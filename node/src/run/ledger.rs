@@ -1,0 +1,174 @@
+//! Hosts the replica: its write-ahead log, its store, its timers.
+
+use std::task;
+use std::time::Duration;
+
+use futures::ready;
+use godwit_ledger::block::{Committed, Height};
+use godwit_ledger::replica::{Effect, Input, LedgerMessage, Replica, TimerToken};
+use godwit_ledger::state::State;
+use godwit_ledger::store::{Disk, Store, StoreError};
+use godwit_ledger::wal::{Wal, WalError};
+use godwit_protocol::{Malformed, Signed, SiteId, Time, encode};
+use tokio_util::time::DelayQueue;
+use tracing::{debug, error, warn};
+
+use super::history::History;
+use super::host::{Fatal, Host};
+use crate::api::fault::chain;
+use crate::net::{ClientSet, Endpoint, MemberInfo, MemberSet};
+
+/// How many blocks are read again at the start for what the history remembers: its offers' and more.
+const PAST_MAX: u64 = 10_000;
+
+/// Why the replica must not go on.
+#[derive(Debug, thiserror::Error)]
+#[allow(missing_docs)] // the fields are what the messages say
+pub enum Error {
+    #[error("the ledger's write-ahead log")]
+    Wal(#[from] WalError),
+    #[error("the ledger's store")]
+    Store(#[from] StoreError),
+    #[error("the ledger stops: {0}")]
+    Halted(String),
+    #[error("encode a ledger message")]
+    Encode(#[from] Malformed),
+}
+
+/// The replica with what it writes to.
+pub struct Ledger {
+    replica: Replica,
+    wal: Wal,
+    store: Disk,
+    timers: DelayQueue<TimerToken>,
+}
+
+impl Ledger {
+    pub fn new(replica: Replica, wal: Wal, store: Disk) -> Self {
+        Self { replica, wal, store, timers: DelayQueue::new() }
+    }
+
+    pub fn state(&self) -> &State {
+        self.replica.state()
+    }
+
+    pub fn step(&mut self, now: Time, input: Input) -> Vec<Effect> {
+        self.replica.step(now, input)
+    }
+
+    pub fn poll_timer(&mut self, context: &mut task::Context<'_>) -> task::Poll<Option<TimerToken>> {
+        task::Poll::Ready(
+            ready!(self.timers.poll_expired(context)).map(tokio_util::time::delay_queue::Expired::into_inner),
+        )
+    }
+
+    pub fn blocks(&self, from: Height, most: u16) -> Result<Vec<Committed>, StoreError> {
+        self.store.blocks(from).take(usize::from(most)).collect()
+    }
+
+    /// Tells what has happened so far, as far as it is remembered.
+    pub fn tell_past(&self, history: &mut History) -> Result<(), StoreError> {
+        let tip = self.state().height().0;
+        for height in tip.saturating_sub(PAST_MAX) + 1..=tip {
+            let Some(committed) = self.store.block(Height(height))? else { continue };
+            for event in self.store.events(Height(height))? {
+                history.committed(committed.block.header.time, &event);
+            }
+        }
+        for (id, known) in self.state().containers() {
+            history.name_container(*id, known.register.name.as_str());
+        }
+        Ok(())
+    }
+
+    /// Lets the ledger's members connect, and remembers their names.
+    pub fn admit(&self, net: &Endpoint, history: &mut History) {
+        let mut members = MemberSet::new();
+        for member in self.state().members() {
+            history.name_site(member.site, member.name.as_str());
+            let addresses = member.addresses.iter().filter_map(|text| match text.as_str().parse() {
+                Ok(address) => Some(address),
+                Err(error) => {
+                    warn!(member = %member.name, address = %text, %error, "a member's address is none");
+                    None
+                }
+            });
+            members.insert(member.site, MemberInfo { role: member.role, addresses: addresses.collect() });
+        }
+        net.admit(members);
+    }
+
+    /// Lets the clients of live containers report.
+    pub fn admit_clients(&self, net: &Endpoint) {
+        let clients: ClientSet =
+            self.state().containers().flat_map(|(_, known)| known.register.clients.iter().copied()).collect();
+        net.admit_clients(clients);
+    }
+}
+
+impl Host {
+    /// Does what the replica wants, in order.
+    pub(super) fn perform(&mut self, effect: Effect) -> Result<(), Fatal> {
+        let failed = |error: Error| Fatal::Ledger(error);
+        match effect {
+            Effect::WalAppend(entry) => self.ledger.wal.append(&entry).map_err(|error| failed(error.into()))?,
+            Effect::WalSync => self.ledger.wal.sync().map_err(|error| failed(error.into()))?,
+            Effect::Send { to, message } => self.post(&[to], &message)?,
+            Effect::Announce { to, message } => self.post(&to, &message)?,
+            Effect::Broadcast(message) => {
+                let others: Vec<SiteId> =
+                    self.ledger.state().validators().iter().copied().filter(|site| *site != self.me).collect();
+                self.post(&others, &message)?;
+            }
+            Effect::SetTimer { token, after } => {
+                self.ledger.timers.insert(token, Duration::from_millis(after.0));
+            }
+            Effect::CancelTimers => self.ledger.timers.clear(),
+            Effect::Commit(commit) => {
+                self.ledger.store.commit(&commit).map_err(|error| failed(error.into()))?;
+                self.ledger.wal.reset().map_err(|error| failed(error.into()))?;
+                let block = &commit.committed.block;
+                let ids: Vec<_> = block.records.iter().filter_map(|record| self.id_of(record)).collect();
+                debug!(height = %block.header.height, records = ids.len(), "committed");
+                self.committed(block.header.height.0, block.header.time, &ids, commit.events);
+            }
+            Effect::ServeBlocks { to, from, most } => {
+                let blocks = self.ledger.store.serve(from, most).map_err(|error| failed(error.into()))?;
+                self.post(&[to], &LedgerMessage::Blocks(blocks))?;
+            }
+            Effect::Refused { id, why } => {
+                debug!(record = %id.short(), %why, "not appended");
+                self.refused(&id, chain(&why));
+            }
+            Effect::Gossip(record) => {
+                // Our own signature is verified once more, which costs less than a second path for trust.
+                let mesh = self.ledger.state().mesh();
+                let Ok(record) = Signed::verify(record, &mesh) else { return Ok(()) };
+                let net = self.net.clone();
+                tokio::spawn(async move {
+                    if let Err(error) = net.publish_record(&record).await {
+                        debug!(%error, "a record is not heard");
+                    }
+                });
+            }
+            Effect::Misbehaved { site, what } => {
+                warn!(site = %site.short(), what = chain(&what), "misbehaviour");
+            }
+            Effect::Halt { why } => {
+                error!(%why, "the ledger stops");
+                return Err(failed(Error::Halted(why)));
+            }
+        }
+        Ok(())
+    }
+
+    fn post(&self, to: &[SiteId], message: &LedgerMessage) -> Result<(), Fatal> {
+        let bytes = encode(message).map_err(|error| Fatal::Ledger(error.into()))?.into();
+        for site in to {
+            if let Err(error) = self.net.send_ledger(*site, &bytes) {
+                debug!(to = %site.short(), message = message.name(), %error, "not sent");
+            }
+        }
+        Ok(())
+    }
+}
