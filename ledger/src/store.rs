@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 use godwit_protocol::bounded::List;
 use godwit_protocol::{Event, Hash, Malformed, MeshId, RecordId, decode, encode};
 use rocksdb::{
-    BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, DBCompressionType, IteratorMode, Options, WriteBatch,
-    WriteOptions,
+    BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, DBCompressionType, IteratorMode, Options,
+    WriteBatch, WriteOptions,
 };
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};

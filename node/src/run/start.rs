@@ -36,6 +36,10 @@ use crate::{api, chunks, genesis, key, monitor};
 /// Gossip of a peer is believed for three of its intervals.
 const STALE_INTERVALS: u32 = 3;
 
+/// Sequences left out at a restart: records of the life before may still be on their way, and one sequence serves one
+/// record. Far fewer than these are ever under way.
+const SKIPPED: u64 = 64;
+
 /// Found in the search path.
 const CRIU: &str = "criu";
 
@@ -110,7 +114,7 @@ pub(super) async fn start(config: Config) -> anyhow::Result<(Host, Sources)> {
     let (orders, ordered) = mpsc::unbounded_channel();
     let home = config.data_dir.join("handoffs");
     let tasks = Tasks::new(Arc::clone(&runtime), server, net.clone(), home, finished, advances);
-    let author = Author::new(mesh, key.clone(), ledger.state().next_sequence(&me));
+    let author = Author::new(mesh, key.clone(), ledger.state().next_sequence(&me) + SKIPPED);
     let (handle, end) = api::site::channel();
     let loopback = config.api.loopback.as_ref().map(|(address, token)| (*address, token.as_path()));
     let listeners = api::Listeners::bind(&config.api.socket, loopback).await?;
