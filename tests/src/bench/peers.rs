@@ -14,6 +14,9 @@ const PORT: u16 = 7777;
 const SEND: &str = "perl -MIO::Socket::INET -e '$s = IO::Socket::INET->new(\"$ARGV[0]:$ARGV[1]\") or die $!; print $s $_ while sysread STDIN, $_, 1 << 20'";
 const RECEIVE: &str = "perl -MIO::Socket::INET -e '$l = IO::Socket::INET->new(Listen => 1, ReuseAddr => 1, LocalPort => $ARGV[0]) or die $!; print STDERR \"listening\\n\"; $s = $l->accept; print $_ while sysread $s, $_, 1 << 20'";
 
+/// The writable layer: CRIU restores only what finds its open files.
+const UPPER: &str = "$(docker inspect -f '{{.GraphDriver.Data.UpperDir}}' peer)";
+
 pub fn measure(mesh: &Mesh, mb: u64, runs: usize) -> Result<Peer> {
     eprintln!("bench: docker checkpoint + tar + copy + create + start, {mb} MB, {runs} times");
     let (source, target) = (mesh.node(1).site(), mesh.node(2).site());
@@ -40,13 +43,14 @@ fn once(source: &Site, target: &Site, mb: u64) -> Result<f64> {
 
     source.shell(&format!(
         "docker checkpoint create --checkpoint-dir /tmp/peer peer cp >/dev/null
-         tar -c -C /tmp/peer cp | {SEND} {} {PORT}",
+         tar -c -C /tmp/peer cp -C {UPPER} . | {SEND} {} {PORT}",
         target.address()
     ))?;
     ensure!(receiver.wait().context("wait for the receiver")?.success(), "the receiver failed");
     target.shell(&format!(
         "id=$({})
          mv /tmp/peer/cp /var/lib/docker/containers/$id/checkpoints/
+         cp -a /tmp/peer/. {UPPER}/
          docker start --checkpoint cp peer",
         create("create")
     ))?;
