@@ -20,12 +20,15 @@ pub fn target() -> Result<PathBuf> {
     Ok(profile()?.parent().context("no folder above the profile's")?.to_owned())
 }
 
-/// The `godwit` binary of the same profile.
+/// The `godwit` binary of the same profile, unless `GODWIT_BIN` names another, as it does for the lab.
 ///
 /// # Errors
 /// When it was not built.
 pub fn godwit() -> Result<PathBuf> {
-    let binary = profile()?.join("godwit");
+    let binary = match std::env::var_os("GODWIT_BIN") {
+        Some(named) => named.into(),
+        None => profile()?.join("godwit"),
+    };
     if !binary.exists() {
         bail!("{} is missing: cargo build --workspace", binary.display());
     }
