@@ -15,22 +15,27 @@ use crate::wait::LONG;
 pub struct Settings(Vec<(String, String)>);
 
 impl Settings {
-    /// A busy machine's processors say nothing about a site: only memory makes it red, and soon.
+    /// What else runs on the machine says nothing about a site: nothing moves but by the test's wish, and that at once.
     #[must_use]
     pub fn for_tests() -> Self {
         Self::default()
             .with("cpu_threshold", 1000)
+            .with("memory_threshold", 1000)
             .with("overload_ms", 500)
             .with("dwell_ms", 1000)
             .with("retry_ms", 2000)
             .with("gossip_ms", 1000)
-            .with("log", "info,godwit=debug")
+            .with("log", "info,arc_malachitebft_core_consensus=warn,godwit=debug")
     }
 
     /// As delivered, but for the limits: what moves is moved by hand, and may move on at once.
     #[must_use]
     pub fn for_bench() -> Self {
-        Self::default().with("cpu_threshold", 1000).with("dwell_ms", 0).with("retry_ms", 0)
+        Self::default()
+            .with("cpu_threshold", 1000)
+            .with("memory_threshold", 1000)
+            .with("dwell_ms", 0)
+            .with("retry_ms", 0)
     }
 
     /// With another setting, as `godwit config --example` names it.
