@@ -164,6 +164,8 @@ impl Host {
 
     fn post(&self, to: &[SiteId], message: &LedgerMessage) -> Result<(), Fatal> {
         let bytes = encode(message).map_err(|error| Fatal::Ledger(error.into()))?.into();
+        // Before it is handed over: a trace of system calls shows by this line that what it rests on was synced.
+        debug!(message = message.name(), sites = to.len(), "ledger.publish");
         for site in to {
             if let Err(error) = self.net.send_ledger(*site, &bytes) {
                 debug!(to = %site.short(), message = message.name(), %error, "not sent");
