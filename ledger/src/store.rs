@@ -84,7 +84,7 @@ pub enum StoreError {
         what: String,
         /// What is wrong with it.
         #[source]
-        source: Option<Damage>,
+        source: Option<Box<Damage>>,
     },
     /// The caller's blocks are not in order: a fault of the program.
     #[error("block {got} does not follow block {last}")]
@@ -304,7 +304,7 @@ impl Disk {
     }
 
     fn damaged(&self, what: &str, source: Option<Damage>) -> StoreError {
-        StoreError::Damaged { path: self.path.clone(), what: what.to_owned(), source }
+        StoreError::Damaged { path: self.path.clone(), what: what.to_owned(), source: source.map(Box::new) }
     }
 }
 
@@ -374,7 +374,7 @@ impl Archive {
             decode(&block).map_err(|bad| StoreError::Damaged {
                 path: self.path.clone(),
                 what: format!("block {height}"),
-                source: Some(bad.into()),
+                source: Some(Box::new(bad.into())),
             })
         })
     }
