@@ -88,7 +88,11 @@ pub const KEYS: &[Key] = &[
         "A loopback address for the API as well, for example \"127.0.0.1:4180\"; empty for none.",
     ),
     key("api_token_file", r#""""#, "The file with the token that the API asks for on loopback, mode 600."),
-    key("log", r#""info,arc_malachitebft_core_consensus=warn""#, "What is logged, for example \"info,godwit::net=debug\"."),
+    key(
+        "log",
+        r#""info,arc_malachitebft_core_consensus=warn""#,
+        "What is logged, for example \"info,godwit::net=debug\".",
+    ),
     key("log_format", r#""text""#, "\"text\" or \"json\"."),
 ];
 
