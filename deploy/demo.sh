@@ -66,7 +66,8 @@ main() {
   tests/setup.sh
 
   step "build (the first time takes a while: RocksDB is compiled from source)"
-  cargo build --package godwit
+  # The whole workspace, as the tests build it: another selection of crates would be built again for them.
+  cargo build --workspace --bins
   image=$logs/workload.tar
   tests/workload/image.sh "$image"
   target=$(realpath "${CARGO_TARGET_DIR:-target}")
@@ -106,6 +107,7 @@ start_sites() {
     # Four sites share this machine's processors: only memory is to make one of them red, and soon.
     setsid "$lab" exec "$site" godwit run --set cpu_threshold=1000 --set overload_ms=1000 --set dwell_ms=3000 \
       --set gossip_ms=1000 </dev/null >"$logs/$site.log" 2>&1 &
+    disown
   done
   until_true 60 "all sites see each other" all_connected
   in_site s1 sites
@@ -144,6 +146,7 @@ by_memory_pressure() {
   step "something else on s1 takes 1.1 GB of its 2: more than half of its memory is in use"
   "$lab" exec s1 sh -c 'cat >/tmp/ballast; chmod +x /tmp/ballast' <"$workload"
   setsid "$lab" exec s1 /tmp/ballast --memory-mb 1100 --port 9000 --file /tmp/ballast.journal </dev/null >/dev/null 2>&1 &
+  disown
   until_true 120 "s1 hands the container over" done_offers 1
   second=$(owner)
   show_handoff s1 overload "$second"
