@@ -58,6 +58,8 @@ fn at_every_step(victim: Victim) -> Result<()> {
     let (_, workload) = mesh.deploy(mesh.node(1), mesh.node(4), &Load::new("survivor", 16))?;
     workload.acknowledge(1)?;
     let before = workload.remember()?;
+    // The fourth site is the clients' way in and the witness: it never bids, so that it is nobody's victim.
+    mesh.node(4).say(&["drain"])?;
     for step in STEPS {
         let what = format!("{victim:?} killed at {}", step.0);
         eprintln!("{what}");
@@ -71,7 +73,6 @@ fn at_every_step(victim: Victim) -> Result<()> {
 }
 
 fn kill_at(mesh: &Mesh, victim: Victim, (_, side, moment): (&str, Side, Moment)) -> Result<()> {
-    // The fourth site is the clients' way in and nobody's victim: it sees how it all ends.
     let observer = mesh.node(4);
     let source = mesh.named(&observer.container("survivor")?.owner_name)?;
     let mut others = mesh.nodes.iter().filter(|node| node.name != source.name && node.name != observer.name);

@@ -8,7 +8,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use godwit_protocol::bid::Reason;
@@ -17,6 +17,7 @@ use godwit_protocol::handoff::{Action, Outcome, Task};
 use godwit_protocol::word::Word;
 use godwit_protocol::{ContainerId, Hash, ImageId, OfferId, SiteId};
 use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::api::fault::chain;
@@ -66,6 +67,8 @@ struct Context {
     home: PathBuf,
     finished: mpsc::UnboundedSender<Finished>,
     advances: mpsc::UnboundedSender<Advance>,
+    /// Ends the pulls of a handoff that is to be discarded: its source may never again have what they wait for.
+    ends: Mutex<BTreeMap<OfferId, CancellationToken>>,
 }
 
 #[derive(Debug)]
@@ -90,12 +93,16 @@ impl Tasks {
         finished: mpsc::UnboundedSender<Finished>,
         advances: mpsc::UnboundedSender<Advance>,
     ) -> Self {
-        let context = Arc::new(Context { runtime, server, net, home, finished, advances });
+        let ends = Mutex::default();
+        let context = Arc::new(Context { runtime, server, net, home, finished, advances, ends });
         Self { context, workers: BTreeMap::new() }
     }
 
     /// Queues a task of a container that the ledger knows by this image.
     pub fn start(&mut self, task: Task, image: ImageId) {
+        if task.action == Action::Discard {
+            self.context.ends().entry(task.offer).or_default().cancel();
+        }
         self.queue(task.container, Job::Do(task, image));
     }
 
@@ -155,6 +162,8 @@ enum Failure {
     Publish(#[from] PublishError),
     #[error("the source's specification names another image than the ledger")]
     OtherImage,
+    #[error("the attempt has ended meanwhile")]
+    Ended,
     #[error("{what} {path}")]
     Io { what: &'static str, path: PathBuf, source: std::io::Error },
 }
@@ -289,6 +298,8 @@ impl Context {
     }
 
     async fn discard(&self, offer: OfferId, container: ContainerId) -> Result<Outcome, Failure> {
+        // The next attempt's pulls, if there is one, begin anew.
+        self.ends().remove(&offer);
         self.runtime.discard(container).await?;
         remove(&self.path(offer, "frozen")).await?;
         Ok(Outcome::Settled)
@@ -315,6 +326,7 @@ impl Context {
     }
 
     async fn clean(&self, offer: OfferId) {
+        self.ends().remove(&offer);
         self.withdraw(offer);
         if let Err(failure) = remove(&self.home.join(offer.to_string())).await {
             warn!(offer = %offer.short(), failure = chain(&failure), "the handoff's folder stays");
@@ -340,8 +352,28 @@ impl Context {
         Ok((root, bytes))
     }
 
-    /// Pulls a part, waiting while its source has not published it; the bytes that travelled.
+    fn ends(&self) -> MutexGuard<'_, BTreeMap<OfferId, CancellationToken>> {
+        self.ends.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Pulls a part, unless the attempt ends before it is here; the bytes that travelled.
     async fn pull(
+        &self,
+        offer: OfferId,
+        part: Part,
+        source: SiteId,
+        root: Option<Hash>,
+        into: &Path,
+    ) -> Result<u64, Failure> {
+        let end = self.ends().entry(offer).or_default().clone();
+        tokio::select! {
+            () = end.cancelled() => Err(Failure::Ended),
+            pulled = self.pull_all(offer, part, source, root, into) => pulled,
+        }
+    }
+
+    /// Pulls a part, waiting while its source has not published it.
+    async fn pull_all(
         &self,
         offer: OfferId,
         part: Part,
