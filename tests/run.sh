@@ -27,7 +27,7 @@ step "install what is missing"
 tests/setup.sh
 
 step "scripts"
-git ls-files -z '*.sh' .ci/run deploy/lab/lab deploy/lab/site-init | xargs -0 shellcheck --external-sources
+git ls-files -z '*.sh' .ci/run deploy/lab/lab deploy/lab/site-init deploy/lab/test | xargs -0 shellcheck --external-sources
 
 step "format"
 cargo fmt --all --check
@@ -45,6 +45,7 @@ cargo nextest run --workspace -E 'not binary(/^lab_/)'
 if [[ $lab == yes ]]; then
   step "tests with real sites"
   deploy/lab/lab base
+  deploy/lab/test
   cargo nextest run --workspace -E 'binary(/^lab_/)'
 else
   step "LEFT OUT: the tests with real sites (lab_*)"
