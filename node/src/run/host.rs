@@ -21,12 +21,13 @@ use tracing::{debug, warn};
 use super::author::Author;
 use super::history::{History, say};
 use super::ledger::Ledger;
+use super::metrics::Metrics;
 use super::routes::Routes;
 use super::tasks::{Advance, Finished, Tasks};
 use crate::api::site::{Ask, Notice, Reply};
 use crate::api::view::ContainerView;
 use crate::journal::{self, Journal};
-use crate::net::{Endpoint, NetEvent};
+use crate::net::{Endpoint, NetEvent, Refusal};
 use crate::runtime::State;
 
 /// Everything of a running site.
@@ -44,6 +45,7 @@ pub struct Host {
     pub(super) tasks: Tasks,
     pub(super) routes: Routes,
     pub(super) history: History,
+    pub(super) metrics: Metrics,
     pub(super) notices: broadcast::Sender<Notice>,
     pub(super) load: Load,
     pub(super) asks: super::asks::Desk,
@@ -219,7 +221,10 @@ impl Host {
             NetEvent::Disconnected(site) => self.queue.push_back(Step::Replica(replica::Input::Disconnected(site))),
             NetEvent::Ledger { from, bytes } => match godwit_protocol::decode(&bytes) {
                 Ok(message) => self.queue.push_back(Step::Replica(replica::Input::Message { from, message })),
-                Err(error) => debug!(from = %from.short(), %error, "a malformed ledger message"),
+                Err(error) => {
+                    debug!(from = %from.short(), %error, "a malformed ledger message");
+                    self.net.metrics().refuse(Refusal::Malformed);
+                }
             },
             NetEvent::Record(record) => self.queue.push_back(Step::Replica(replica::Input::Record(*record))),
             NetEvent::Capacity(capacity) => {
@@ -238,11 +243,17 @@ impl Host {
         match word {
             Word::Yield(yielded) => match yielded.verify(&mesh) {
                 Ok(yielded) => self.brain(site::Input::Yielded(yielded)),
-                Err(error) => warn!(from = %from.short(), %error, "a yield is refused"),
+                Err(error) => {
+                    warn!(from = %from.short(), %error, "a yield is refused");
+                    self.net.metrics().refuse(Refusal::Forged);
+                }
             },
             Word::Report(report) => match report.verify(&mesh) {
                 Ok(report) => self.brain(site::Input::Report(report)),
-                Err(error) => warn!(from = %from.short(), %error, "a report is refused"),
+                Err(error) => {
+                    warn!(from = %from.short(), %error, "a report is refused");
+                    self.net.metrics().refuse(Refusal::Forged);
+                }
             },
             Word::Preparing { offer, attempt } => self.brain(site::Input::Preparing { from, offer, attempt }),
             Word::ImageWanted { offer } => {
@@ -371,18 +382,31 @@ impl Host {
             self.author.settle(id);
             self.settle(id, Fate::Committed);
         }
+        self.measure();
         for event in changes {
             self.history.committed(time, &event);
+            self.metrics.committed(&event);
             self.follow(&event);
             drop(self.notices.send(Notice::Committed { height, time, event: Box::new(event.clone()) }));
             self.brain(site::Input::Ledger { time, event });
         }
     }
 
+    /// Brings the gauges up to date.
+    pub(super) fn measure(&self) {
+        let state = self.ledger.state();
+        let owned = state.containers().filter(|(_, known)| known.owner == self.me).count();
+        let gauge = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
+        self.metrics.height.set(i64::try_from(state.height().0).unwrap_or(i64::MAX));
+        self.metrics.open_offers.set(gauge(state.offers().count()));
+        self.metrics.containers.set(gauge(owned));
+    }
+
     /// A record of ours had no effect.
     pub(super) fn refused(&mut self, id: &RecordId, why: String) {
         self.settle(id, Fate::Refused(why));
         if let Some(message) = self.author.settle(id) {
+            self.metrics.refuse(message.name());
             self.brain(site::Input::Refused(message));
         }
     }

@@ -152,6 +152,7 @@ impl Host {
                 });
             }
             Effect::Misbehaved { site, what } => {
+                self.metrics.misbehaviour.inc();
                 warn!(site = %site.short(), what = chain(&what), "misbehaviour");
             }
             Effect::Halt { why } => {

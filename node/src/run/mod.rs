@@ -17,6 +17,7 @@ mod history;
 mod host;
 mod ledger;
 mod load;
+mod metrics;
 mod routes;
 mod start;
 mod tasks;

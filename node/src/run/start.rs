@@ -23,6 +23,7 @@ use super::history::History;
 use super::host::{Host, Sources, Step, now};
 use super::ledger::Ledger;
 use super::load;
+use super::metrics::Metrics;
 use super::routes::Routes;
 use super::tasks::Tasks;
 use crate::config::Config;
@@ -120,6 +121,8 @@ pub(super) async fn start(config: Config) -> anyhow::Result<(Host, Sources)> {
     let listeners = api::Listeners::bind(&config.api.socket, loopback).await?;
     let mut registry = Registry::default();
     net.metrics().register(&mut registry);
+    let counted = Metrics::default();
+    counted.register(&mut registry);
     let stopping = CancellationToken::new();
     let desk = api::routes::Api { site: handle, metrics: Arc::new(registry), stopping: stopping.clone() };
     let api = tokio::spawn(listeners.serve(desk));
@@ -137,6 +140,7 @@ pub(super) async fn start(config: Config) -> anyhow::Result<(Host, Sources)> {
         tasks,
         routes,
         history,
+        metrics: counted,
         notices: end.notices,
         stopping,
         api,
@@ -146,6 +150,7 @@ pub(super) async fn start(config: Config) -> anyhow::Result<(Host, Sources)> {
         queue: VecDeque::from([Step::Replica(replica::Input::Start)]),
     };
     recover(&mut host, begun)?;
+    host.measure();
     info!(mesh = %mesh, height = %host.ledger.state().height(), open = host.promises.len(), "recovered");
     let loads = load::watch(measured, runtime);
     let sources =

@@ -2,8 +2,10 @@
 
 use alloc::vec;
 use alloc::vec::Vec;
+use core::cmp::Reverse;
 
 use super::{Known, Load, Site, Wish};
+use crate::auction::score;
 use crate::bid::{Bid, Decline, Reason};
 use crate::bounded::{List, Text};
 use crate::container::{Kind, Needs};
@@ -216,17 +218,22 @@ impl Site {
         Some(Effect::Append(Message::Offer(offer)))
     }
 
-    /// The sites that gossip says are able, least loaded first, filled up with others that are there to answer; none at
-    /// all if there are too few for the ledger.
+    /// The sites that gossip says are able, filled up with others that are there to answer; none at all if there are too
+    /// few for the ledger. The best by score come first: bidding ends when all that are named have answered, so whoever
+    /// should win must be among them.
     fn named(&self, now: Time, offer: &Offer) -> List<SiteId, MAX_NAMED> {
         let eligible =
             self.members.iter().filter(|(site, role)| **role != Role::Observer && **site != self.config.me).count();
-        let mut heard: Vec<(bool, u16, SiteId)> = self
+        let mut heard: Vec<(bool, Reverse<i64>, SiteId)> = self
             .heard(now)
             .filter(|(site, _)| self.members.get(*site).is_some_and(|role| *role != Role::Observer))
             .map(|(site, has)| {
                 let unable = fits(offer, has, &self.config.limits).is_err();
-                (unable, has.memory.load_with(offer.memory).max(has.cpu.load_with(offer.cpu)).0, *site)
+                let load = has.memory.load_with(offer.memory).max(has.cpu.load_with(offer.cpu));
+                let same_network = has.network == self.config.network;
+                // Its bid, as this site expects it.
+                let bid = Bid { offer: OfferId([0; 32]), same_network, load, downtime_ms: Millis(0) };
+                (unable, Reverse(score(offer, site, &bid)), *site)
             })
             .collect();
         heard.sort_unstable();

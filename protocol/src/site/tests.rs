@@ -262,6 +262,17 @@ fn an_offer_names_at_least_three_sites_or_all_there_are_or_none() {
 }
 
 #[test]
+fn the_site_that_the_client_hears_best_is_named_however_loaded_it_is() {
+    let mut bench = Bench::owning(21, &[7]);
+    bench.loaded(1, &[7]);
+    // Twenty sites are able; the client's best is the most loaded of them.
+    (1..=20).for_each(|n| bench.hears(n, if n == 1 { 3 } else { 0 }));
+    let effects = bench.reports(1, -110, -60);
+    let named = &offers(&effects)[0].named;
+    assert_eq!(named.first(), Some(&site(1)));
+}
+
+#[test]
 fn stale_gossip_names_nobody() {
     let mut bench = Bench::owning(2, &[1]);
     bench.hears(1, 1);
