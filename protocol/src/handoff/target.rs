@@ -73,12 +73,18 @@ impl Target {
     /// A bid of ours is to be made: the first effect reserves, on disk.
     #[must_use]
     pub fn bid(now: Time, me: SiteId, open: &Open, patience: Patience) -> Self {
+        let waiting = Self::waiting(now, me, open.id, open.body.container, patience);
+        Self { epoch: open.body.epoch, source: open.source, ..waiting }
+    }
+
+    /// Nothing has happened yet in the handoff, and its source and epoch do not matter or are still to be filled in.
+    fn waiting(now: Time, me: SiteId, offer: OfferId, container: ContainerId, patience: Patience) -> Self {
         Self {
             me,
-            offer: open.id,
-            container: open.body.container,
-            epoch: open.body.epoch,
-            source: open.source,
+            offer,
+            container,
+            epoch: Epoch(0),
+            source: me,
             patience,
             award: None,
             attempt: 0,
@@ -139,23 +145,7 @@ impl Target {
         container: ContainerId,
         patience: Patience,
     ) -> (Self, Vec<Effect>) {
-        let mut this = Self {
-            me,
-            offer,
-            container,
-            epoch: Epoch(0),
-            source: me,
-            patience,
-            award: None,
-            attempt: 0,
-            phase: Phase::Waiting,
-            since: now,
-            said: now,
-            yielded: None,
-            spans: Spans::default(),
-            bytes: Bytes(0),
-            retry: None,
-        };
+        let mut this = Self::waiting(now, me, offer, container, patience);
         let effects = this.discard(now, true);
         (this, effects)
     }
