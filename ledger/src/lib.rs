@@ -6,6 +6,7 @@
 
 pub mod audit;
 pub mod block;
+pub mod frames;
 pub mod genesis;
 #[cfg(any(test, feature = "harness"))]
 pub mod harness;

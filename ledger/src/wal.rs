@@ -1,22 +1,12 @@
-//! The write-ahead log of a replica: one file of frames.
+//! The write-ahead log of a replica: one file of [`frames`].
 //!
-//! A crash may leave an incomplete frame at the end: nothing that follows from it was said, so it is cut off. A frame that
-//! is damaged while whole ones lie behind it is no crash but a fault of the disk, and what was said may be lost with it:
-//! that is an error.
-//!
-//! Frame: mark (4 bytes), length of the entry (4, little endian), CRC-32 of length and entry (4), entry.
+//! What was cut off by a crash is cut off here too: nothing that follows from it was said.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
-use godwit_protocol::codec;
-
-const MARK: [u8; 4] = *b"gwal";
-const HEAD: usize = 12;
-
-/// An entry holds at most a block.
-const MAX_ENTRY: usize = codec::LIMIT;
+use crate::frames::{self, Damaged, TooLong};
 
 /// The log, open for appending.
 #[derive(Debug)]
@@ -64,8 +54,8 @@ pub enum WalError {
         at: u64,
     },
     /// Longer than any entry.
-    #[error("an entry of {0} bytes; the most is {MAX_ENTRY}")]
-    TooLong(usize),
+    #[error(transparent)]
+    TooLong(#[from] TooLong),
     /// An earlier error leaves unknown what is on disk.
     #[error("the write-ahead log {0} failed before and must be opened again")]
     Failed(PathBuf),
@@ -87,19 +77,14 @@ impl Wal {
         }
         let mut bytes = Vec::new();
         file.read_to_end(&mut bytes).map_err(failed("read"))?;
-        let mut entries = Vec::new();
-        let mut at = 0;
-        while let Some((entry, end)) = frame(&bytes, at) {
-            entries.push(entry.to_vec());
-            at = end;
-        }
-        if (at + 1..bytes.len()).any(|later| frame(&bytes, later).is_some()) {
-            return Err(WalError::Corrupt { path: path.to_owned(), at: at as u64 });
-        }
-        let torn = (bytes.len() - at) as u64;
+        let corrupt = |Damaged(at)| WalError::Corrupt { path: path.to_owned(), at: at as u64 };
+        let frames = frames::read(&bytes, 0).map_err(corrupt)?;
+        let torn = (bytes.len() - frames.end) as u64;
         if torn > 0 {
-            file.set_len(at as u64).and_then(|()| file.sync_all()).map_err(failed("cut the torn end off"))?;
+            let cut = file.set_len(frames.end as u64).and_then(|()| file.sync_all());
+            cut.map_err(failed("cut the torn end off"))?;
         }
+        let entries = frames.entries.into_iter().map(|entry| bytes[entry].to_vec()).collect();
         Ok(Opened { wal: Self { file, path: path.to_owned(), failed: false }, entries, torn })
     }
 
@@ -108,15 +93,7 @@ impl Wal {
     /// # Errors
     /// [`WalError`]; after one the log takes nothing more.
     pub fn append(&mut self, entry: &[u8]) -> Result<(), WalError> {
-        if entry.len() > MAX_ENTRY {
-            return Err(WalError::TooLong(entry.len()));
-        }
-        let length = u32::try_from(entry.len()).map_err(|_| WalError::TooLong(entry.len()))?.to_le_bytes();
-        let mut frame = Vec::with_capacity(HEAD + entry.len());
-        frame.extend_from_slice(&MARK);
-        frame.extend_from_slice(&length);
-        frame.extend_from_slice(&checksum(length, entry).to_le_bytes());
-        frame.extend_from_slice(entry);
+        let frame = frames::frame(entry)?;
         self.attempt("append to", |file| file.write_all(&frame))
     }
 
@@ -147,30 +124,9 @@ impl Wal {
     }
 }
 
-fn checksum(length: [u8; 4], entry: &[u8]) -> u32 {
-    let mut crc = crc32fast::Hasher::new();
-    crc.update(&length);
-    crc.update(entry);
-    crc.finalize()
-}
-
-/// The whole frame that begins at `at`, if one does: its entry and where the frame ends.
-fn frame(bytes: &[u8], at: usize) -> Option<(&[u8], usize)> {
-    let (head, rest) = bytes.get(at..)?.split_at_checked(HEAD)?;
-    let field = |range: std::ops::Range<usize>| -> [u8; 4] { head[range].try_into().expect("four bytes") };
-    let (mark, length, crc) = (field(0..4), field(4..8), field(8..12));
-    let size = usize::try_from(u32::from_le_bytes(length)).ok()?;
-    if mark != MARK || size > MAX_ENTRY {
-        return None;
-    }
-    let entry = rest.get(..size)?;
-    (checksum(length, entry) == u32::from_le_bytes(crc)).then_some((entry, at + HEAD + size))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use proptest::prelude::*;
 
     fn write(path: &Path, entries: &[Vec<u8>]) {
         let mut wal = Wal::open(path).expect("opens").wal;
@@ -198,41 +154,28 @@ mod tests {
         let path = folder.path().join("wal");
         write(&path, &[vec![1; 10], vec![2; 10], vec![3; 10]]);
         let mut bytes = std::fs::read(&path).expect("reads");
-        bytes[HEAD + 10 + HEAD + 3] ^= 1;
+        let frame = bytes.len() / 3;
+        bytes[frame + 3] ^= 1;
         std::fs::write(&path, &bytes).expect("writes");
-        assert!(matches!(Wal::open(&path), Err(WalError::Corrupt { at: 22, .. })));
+        assert!(matches!(Wal::open(&path), Err(WalError::Corrupt { at, .. }) if at == frame as u64));
         assert_eq!(std::fs::read(&path).expect("reads"), bytes, "the evidence is left alone");
     }
 
-    proptest! {
-        #[test]
-        fn a_crash_in_the_last_append_loses_that_entry_and_no_other(
-            sizes in prop::collection::vec(0_usize..300, 1..6),
-            cut in any::<prop::sample::Index>(),
-            zeros in any::<bool>(),
-        ) {
-            let folder = tempfile::tempdir().expect("a folder");
-            let path = folder.path().join("wal");
-            let entries: Vec<Vec<u8>> = (0_u8..).zip(&sizes).map(|(n, size)| vec![n; *size]).collect();
-            write(&path, &entries);
-            let mut bytes = std::fs::read(&path).expect("reads");
-            let last = HEAD + sizes[sizes.len() - 1];
-            let (whole, kept) = (bytes.len() - last, cut.index(last));
-            bytes.truncate(whole + kept);
-            // Some file systems lengthen a file before they write to it.
-            bytes.resize(whole + kept + if zeros { last - kept } else { 0 }, 0);
-            let intact = zeros && sizes[sizes.len() - 1] > 0 && sizes.len() == 1 && kept >= HEAD;
-            std::fs::write(&path, &bytes).expect("writes");
+    #[test]
+    fn a_torn_end_is_cut_off_and_appending_goes_on() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("wal");
+        write(&path, &[vec![1; 10], vec![2; 10]]);
+        let whole = std::fs::read(&path).expect("reads");
+        for cut in whole.len() / 2..whole.len() {
+            std::fs::write(&path, &whole[..cut]).expect("writes");
             let opened = Wal::open(&path).expect("opens");
-            // Entry 0 consists of zeros: filling it up with zeros restores it.
-            let expected = if intact { &entries[..] } else { &entries[..entries.len() - 1] };
-            prop_assert_eq!(&opened.entries, expected);
+            assert_eq!((opened.entries, opened.torn), (vec![vec![1; 10]], (cut - whole.len() / 2) as u64));
             let mut wal = opened.wal;
             wal.append(&[42]).expect("appends");
             drop(wal);
             let opened = Wal::open(&path).expect("opens");
-            prop_assert_eq!(opened.entries.last(), Some(&vec![42]));
-            prop_assert_eq!(opened.torn, 0);
+            assert_eq!((opened.entries, opened.torn), (vec![vec![1; 10], vec![42]], 0));
         }
     }
 }

@@ -1,15 +1,9 @@
 //! The journal: what this site has promised in handoffs that are still open, on disk before anybody hears of it.
 //!
-//! One file, append-only. It starts with [`MAGIC`]; each entry is a frame
-//!
-//! ```text
-//! length: u32 LE | crc of the length: u32 LE | crc of the payload: u32 LE | payload: canonical bytes of the entry
-//! ```
-//!
-//! A crash in the middle of [`Journal::append`] leaves a torn last frame, which nobody was told of: it is cut off when the
-//! file is opened. Anything else that does not add up is damage to a promise that others may rely on, and is refused: a
-//! site that forgot a `Yield` would run a second copy of the container. The length has a checksum of its own, so that a
-//! damaged length in the middle is not taken for a torn end.
+//! One file that is only appended to: [`MAGIC`], then [`frames`] with the canonical bytes of an entry each. What a crash in
+//! the middle of [`Journal::append`] left is cut off when the file is opened. Anything else that does not add up is damage
+//! to a promise that others may rely on, and is refused: a site that forgot a `Yield` would run a second copy of the
+//! container.
 //!
 //! Invariant: when [`Journal::append`] or [`Journal::rewrite`] has returned, the entries survive a crash of the host.
 
@@ -18,18 +12,17 @@ use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::marker::PhantomData;
 use std::path::{Path, PathBuf};
 
-use godwit_protocol::{Malformed, codec, decode, encode};
+use godwit_ledger::frames::{self, Damaged, TooLong};
+use godwit_protocol::{Malformed, decode, encode};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 /// The first bytes of a journal; the last one is the format's version.
-pub const MAGIC: [u8; 8] = *b"GODWITJ1";
+pub const MAGIC: [u8; 8] = *b"GODWITJ2";
 
 /// A journal holds a few entries per open handoff, and is rewritten without those of a closed one. A file beyond this is
 /// not one we wrote.
 pub const MAX_FILE: u64 = 256 * 1024 * 1024;
-
-const HEADER: usize = 12;
 
 /// Why a journal cannot be opened or written.
 #[derive(Debug, thiserror::Error)]
@@ -43,10 +36,10 @@ pub enum Error {
     NotAJournal { path: PathBuf },
     /// An entry that was once complete is damaged.
     #[error(
-        "the journal {path} is damaged at byte {offset} ({what}): its promises cannot be trusted; restore the file, or \
-         end this site's open handoffs by hand before moving it away"
+        "the journal {path} is damaged at byte {offset}, with whole entries behind it: its promises cannot be trusted; \
+         restore the file, or end this site's open handoffs by hand before moving it away"
     )]
-    Damaged { path: PathBuf, offset: u64, what: &'static str },
+    Damaged { path: PathBuf, offset: u64 },
     /// An entry's bytes are intact but are no entry.
     #[error("the journal {path} holds an unknown entry at byte {offset}; was it written by another version?")]
     Unknown { path: PathBuf, offset: u64, source: Malformed },
@@ -171,50 +164,19 @@ impl<T: Serialize + DeserializeOwned> Journal<T> {
 }
 
 fn frame<T: Serialize>(entry: &T) -> Result<Vec<u8>, Malformed> {
-    let payload = encode(entry)?;
-    let length = u32::try_from(payload.len()).map_err(|_| Malformed::TooLong(payload.len()))?.to_le_bytes();
-    let mut frame = Vec::with_capacity(HEADER + payload.len());
-    frame.extend(length);
-    frame.extend(crc32fast::hash(&length).to_le_bytes());
-    frame.extend(crc32fast::hash(&payload).to_le_bytes());
-    frame.extend(payload);
-    Ok(frame)
+    frames::frame(&encode(entry)?).map_err(|TooLong(length)| Malformed::TooLong(length))
 }
 
-/// The entries, and where the last complete frame ends.
+/// The entries, and where the last whole frame ends.
 fn read_frames<T: Serialize + DeserializeOwned>(path: &Path, bytes: &[u8]) -> Result<(Vec<T>, u64), Error> {
-    let Some(mut rest) = bytes.strip_prefix(&MAGIC) else {
+    if !bytes.starts_with(&MAGIC) {
         return Err(Error::NotAJournal { path: path.to_owned() });
-    };
-    let mut entries = Vec::new();
-    loop {
-        let offset = (bytes.len() - rest.len()) as u64;
-        let damaged = |what| Error::Damaged { path: path.to_owned(), offset, what };
-        // Some file systems give a file its new length before its bytes: a torn end may be zeros.
-        let torn = rest.iter().all(|&byte| byte == 0);
-        let Some((header, body)) = rest.split_first_chunk::<HEADER>().filter(|_| !torn) else {
-            return Ok((entries, offset));
-        };
-        let word = |at: usize| u32::from_le_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]);
-        if crc32fast::hash(&header[..4]) != word(4) {
-            return Err(damaged("the length of an entry"));
-        }
-        let length = word(0) as usize;
-        if length > codec::LIMIT {
-            return Err(damaged("an entry longer than any"));
-        }
-        let Some((payload, after)) = body.split_at_checked(length) else {
-            return Ok((entries, offset));
-        };
-        if crc32fast::hash(payload) != word(8) {
-            if after.is_empty() {
-                return Ok((entries, offset));
-            }
-            return Err(damaged("the content of an entry"));
-        }
-        entries.push(decode(payload).map_err(|source| Error::Unknown { path: path.to_owned(), offset, source })?);
-        rest = after;
     }
+    let damaged = |Damaged(at)| Error::Damaged { path: path.to_owned(), offset: at as u64 };
+    let frames = frames::read(bytes, MAGIC.len()).map_err(damaged)?;
+    let unknown = |at| move |source| Error::Unknown { path: path.to_owned(), offset: at as u64, source };
+    let decoded = frames.entries.into_iter().map(|at| decode(&bytes[at.clone()]).map_err(unknown(at.start)));
+    Ok((decoded.collect::<Result<_, _>>()?, frames.end as u64))
 }
 
 /// Puts a whole file in place: written beside, synced, renamed, the directory synced. On failure: whether the rename had
@@ -323,7 +285,7 @@ mod tests {
         let path = folder.path().join("journal");
         let (mut journal, _) = Journal::<u8>::open(&path).unwrap();
         journal.append(&7).unwrap();
-        assert!(matches!(read(&path), Err(Error::Unknown { offset: 8, .. })));
+        assert!(matches!(read(&path), Err(Error::Unknown { offset: 20, .. })));
     }
 
     #[test]
