@@ -5,6 +5,7 @@
 
 mod auction;
 mod author;
+mod recovery;
 mod snapshot;
 mod table;
 

@@ -4,13 +4,13 @@ use std::collections::BTreeMap;
 
 use ed25519_dalek::SigningKey;
 use godwit_ledger::record::VerifiedRecord;
-use godwit_ledger::state::{Phase, State};
+use godwit_ledger::state::State;
 use godwit_protocol::bounded::{List, Text};
 use godwit_protocol::capacity::{Platform, Share};
 use godwit_protocol::effect::Effect;
-use godwit_protocol::handoff::{Open, Patience, Promise, Stage};
+use godwit_protocol::handoff::{Patience, Promise};
 use godwit_protocol::policy::Limits;
-use godwit_protocol::site::{Config, Known, Load, Site, Use};
+use godwit_protocol::site::{Config, Load, Site, Use};
 use godwit_protocol::{Address, Bytes, ContainerId, MilliCpu, Millis, RecordId, SiteId, Time};
 
 use crate::engine::{Copy, Engine};
@@ -107,33 +107,7 @@ impl Host {
         let clock = self.clock(now);
         let members = state.members().map(|member| (member.site, member.role)).collect();
         let mut brain = Site::new(self.config.clone(), members, clock.0);
-        let known = state.containers().map(|(id, container)| {
-            let known = Known {
-                register: container.register.clone(),
-                owner: container.owner,
-                epoch: container.epoch,
-                open: container.open,
-                since: clock,
-                asked: None,
-                tried: None,
-            };
-            (*id, known)
-        });
-        let offers = state.offers().map(|(id, auction)| Open {
-            id: *id,
-            source: auction.source,
-            body: auction.body.clone(),
-            award: auction.award.clone(),
-            bidders: auction.bids.iter().map(|(bidder, _)| *bidder).collect(),
-            attempt: auction.attempt,
-            stage: match auction.phase {
-                Phase::Bidding => Stage::Bidding,
-                Phase::Awarded => Stage::Awarded,
-                Phase::Ready => Stage::Ready,
-                Phase::Received => Stage::Received,
-            },
-        });
-        let effects = brain.recover(clock, known.collect(), offers.collect(), &self.binding());
+        let effects = brain.recover(clock, state.known(clock), state.open(), &self.binding());
         self.life += 1;
         self.sequence = state.next_sequence(&self.id) + SKIPPED;
         self.brain = Some(brain);

@@ -6,12 +6,11 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use godwit_ledger::replica::{self, Replica};
-use godwit_ledger::state::{Auction, Phase};
 use godwit_ledger::store::Disk;
 use godwit_ledger::wal::Wal;
-use godwit_protocol::handoff::{Open, Promise, Stage};
-use godwit_protocol::site::{Config as Brain, Known, Load, Site};
-use godwit_protocol::{ContainerId, Millis, OfferId, SiteId, Time};
+use godwit_protocol::handoff::Promise;
+use godwit_protocol::site::{Config as Brain, Load, Site};
+use godwit_protocol::{Millis, SiteId, Time};
 use prometheus_client::registry::Registry;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -161,42 +160,10 @@ pub(super) async fn start(config: Config) -> anyhow::Result<(Host, Sources)> {
 /// The brain goes on from the ledger and its promises.
 fn recover(host: &mut Host, begun: Time) -> anyhow::Result<()> {
     let state = host.ledger.state();
-    let containers: BTreeMap<ContainerId, Known> = state
-        .containers()
-        .map(|(id, known)| {
-            let known = Known {
-                register: known.register.clone(),
-                owner: known.owner,
-                epoch: known.epoch,
-                open: known.open,
-                since: begun,
-                asked: None,
-                tried: None,
-            };
-            (*id, known)
-        })
-        .collect();
-    let open: Vec<Open> = state.offers().map(|(id, auction)| opened(*id, auction)).collect();
+    let (containers, open) = (state.known(begun), state.open());
     let promises = host.promises.clone();
     let effects = host.site.recover(begun, containers, open, &promises);
     host.obey(effects)?;
     host.drain()?;
     Ok(())
-}
-
-fn opened(id: OfferId, auction: &Auction) -> Open {
-    Open {
-        id,
-        source: auction.source,
-        body: auction.body.clone(),
-        award: auction.award.clone(),
-        bidders: auction.bids.iter().map(|(site, _)| *site).collect(),
-        attempt: auction.attempt,
-        stage: match auction.phase {
-            Phase::Bidding => Stage::Bidding,
-            Phase::Awarded => Stage::Awarded,
-            Phase::Ready => Stage::Ready,
-            Phase::Received => Stage::Received,
-        },
-    }
 }
