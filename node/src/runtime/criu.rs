@@ -1,7 +1,8 @@
 //! CRIU: the options it needs to capture a container under live traffic, why it refused, and what it has captured.
 //!
 //! The engine starts CRIU through its OCI runtime and passes none of these options; the annotation [`ANNOTATION`] names a
-//! file of them for one container. The file's `work-dir` also decides where CRIU leaves its logs.
+//! file of them for one container. The file's `work-dir` also decides where CRIU leaves its logs, and its `images-dir` where
+//! the images are.
 
 use std::fs::{self, File};
 use std::io::{Read, Seek, SeekFrom};
@@ -44,6 +45,12 @@ pub enum Log {
     Restore,
 }
 
+/// Whether CRIU can read a path in its file of options.
+#[must_use]
+pub fn readable(path: &Path) -> bool {
+    path.to_str().is_some_and(|path| !path.contains(char::is_whitespace))
+}
+
 impl Files {
     /// Below `state`, which holds one folder per container.
     #[must_use]
@@ -52,13 +59,20 @@ impl Files {
         Self { config: work.join("criu.conf"), work }
     }
 
-    /// Writes the options.
+    /// Writes the options: `images` is the folder that CRIU writes its images to or reads them from, whatever the OCI runtime
+    /// tells it.
     ///
     /// # Errors
-    /// What the file system says.
-    pub fn write(&self) -> std::io::Result<()> {
+    /// What the file system says, or that CRIU could not read the folder's name in a file.
+    pub fn write(&self, images: &Path) -> std::io::Result<()> {
+        let images = fs::canonicalize(images)?;
+        if !readable(&images) {
+            let why = format!("CRIU reads no path with spaces: {}", images.display());
+            return Err(std::io::Error::new(std::io::ErrorKind::InvalidFilename, why));
+        }
         fs::create_dir_all(&self.work)?;
-        fs::write(&self.config, format!("{OPTIONS}work-dir {}\n", self.work.display()))
+        let places = format!("work-dir {}\nimages-dir {}\n", self.work.display(), images.display());
+        fs::write(&self.config, format!("{OPTIONS}{places}"))
     }
 
     /// Forgets an earlier log, so that its reason is not taken for a later one's.
@@ -160,11 +174,25 @@ mod tests {
     fn an_earlier_reason_is_forgotten() {
         let state = tempfile::tempdir().unwrap();
         let files = Files::of(state.path(), ContainerId([1; 16]));
-        files.write().unwrap();
+        files.write(state.path()).unwrap();
         fs::write(files.log(Log::Dump), "(1) Error (x:1): old\n").unwrap();
         assert_eq!(files.reason(Log::Dump).as_deref(), Some("old"));
         files.clear(Log::Dump);
         assert_eq!(files.reason(Log::Dump), None);
-        assert!(fs::read_to_string(&files.config).unwrap().contains(&format!("work-dir {}", files.work.display())));
+    }
+
+    #[test]
+    fn the_options_name_the_folder_of_images() {
+        let state = tempfile::tempdir().unwrap();
+        let files = Files::of(state.path(), ContainerId([1; 16]));
+        files.write(state.path()).unwrap();
+        let written = fs::read_to_string(&files.config).unwrap();
+        assert!(written.contains(&format!("work-dir {}\n", files.work.display())), "{written}");
+        assert!(written.ends_with(&format!("images-dir {}\n", state.path().display())), "{written}");
+
+        let spaced = state.path().join("a b");
+        fs::create_dir(&spaced).unwrap();
+        assert_eq!(files.write(&spaced).unwrap_err().kind(), std::io::ErrorKind::InvalidFilename);
+        assert_eq!(files.write(&state.path().join("absent")).unwrap_err().kind(), std::io::ErrorKind::NotFound);
     }
 }

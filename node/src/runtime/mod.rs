@@ -9,9 +9,9 @@
 //! source                                target
 //! describe   spec.json                  load_image   image.tar, if the image is absent
 //! save_image image.tar                  prepare      creates the container from spec.json; it has never run
-//! freeze     checkpoint/, layer.tar,    resume       lays layer, volumes and logs into it and restores its memory
-//!            volume-N.tar, log/,
-//!            frozen.json, written last
+//! freeze     images/, checkpoint/,      resume       lays layer, volumes and logs into it and restores its memory
+//!            layer.tar, volume-N.tar,
+//!            log/, frozen.json, written last
 //! thaw       after an abort             discard      after an abort
 //! release    after `Done`
 //! ```

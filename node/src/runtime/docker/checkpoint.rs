@@ -1,10 +1,12 @@
 //! Out of one engine and into another: freeze, resume, and thaw when it came to nothing.
 //!
 //! The engine's own checkpoint calls do the work, and their limits shape this file:
+//! - It copies a checkpoint several times on its way in and out, at 20 ms per MB. So CRIU's options name a folder of ours
+//!   for the images; what the engine takes for the checkpoint is a small file of the OCI runtime's.
 //! - A checkpoint is written where we say, but read only from `containers/ID/checkpoints/` in the engine's data directory.
-//!   For the time of a start that directory is a link to ours, so that no memory image is copied.
-//! - On start the engine stores the whole checkpoint under its digest, and fails if it already has that: always, at times,
-//!   on the engine that made the checkpoint. A fresh nonce beside the images gives it another digest; CRIU ignores it.
+//!   For the time of a start that directory is a link to ours.
+//! - On start the engine stores the checkpoint under its digest, and fails if it already has that: always, at times,
+//!   on the engine that made the checkpoint. A fresh nonce gives it another digest; the OCI runtime ignores it.
 //! - The engine's client library knows no `checkpoint` parameter for a start: it is added on the way.
 
 use std::fs::{self, File};
@@ -29,6 +31,10 @@ use crate::runtime::{Cause, Frozen, Resumed, Spec, State, Way, criu};
 
 /// The checkpoint's name, for the engine, and its folder in ours.
 const CHECKPOINT: &str = "checkpoint";
+/// The OCI runtime's file in the checkpoint: the engine puts it there when CRIU is done.
+const DESCRIPTORS: &str = "descriptors.json";
+/// CRIU's images.
+const IMAGES: &str = "images";
 const LAYER: &str = "layer.tar";
 const LOGS: &str = "log";
 /// Written before the container is stopped: which run of it was stopped.
@@ -38,8 +44,8 @@ const COMPLETE: &str = "frozen.json";
 /// In the checkpoint's folder.
 const NONCE: &str = "godwit-nonce";
 
-/// The engine keeps a checkpoint in up to three places before it is done: CRIU's, its content store, ours.
-const COPIES: u64 = 3;
+/// What a checkpoint needs beside the memory: the layer and the logs mostly.
+const SPACE_BESIDE: u64 = 64 << 20;
 
 /// A checkpoint has some thirty files, and each sync alone waits for the disk.
 const SYNC_THREADS: usize = 8;
@@ -76,7 +82,7 @@ impl DockerRuntime {
         if stateful {
             found.upper()?;
             let memory = self.memory_of(&found.id).await?;
-            self.check_space(&dir, memory)?;
+            check_space(&dir, memory)?;
         }
         let volumes = found.volumes.iter().map(|(at, _)| at.clone()).collect();
         let mark = Mark { container, started_at: found.started_at.clone(), volumes, frozen: None };
@@ -109,8 +115,10 @@ impl DockerRuntime {
     /// Stops the container with its memory in the folder; if that fails it runs on, reachable.
     async fn capture(&self, found: &Container, spec: &Spec, dir: &Path) -> Result<(), Cause> {
         let files = self.criu_files(spec.deploy.container);
+        let images = dir.join(IMAGES);
+        fs::create_dir(&images).map_err(Cause::io("make", &images))?;
         // CRIU ignores an absent file, and would then refuse or reset live connections.
-        files.write().map_err(Cause::io("write CRIU's options to", &files.config))?;
+        files.write(&images).map_err(Cause::io("write CRIU's options to", &files.config))?;
         files.clear(criu::Log::Dump);
         let checkpoint_dir = Some(dir.to_string_lossy().into_owned());
         let options = CreateCheckpointOptions { checkpoint_id: CHECKPOINT.into(), checkpoint_dir, exit: true };
@@ -151,8 +159,11 @@ impl DockerRuntime {
         let started = Instant::now();
         let (found, dir, log) = (found.clone(), dir.to_owned(), found.log(&self.root));
         if stateful {
-            let checkpoint = dir.join(CHECKPOINT);
-            let synced = on_thread(move || sync_files(&checkpoint));
+            let folder = dir.clone();
+            let synced = on_thread(move || {
+                sync_files(&folder.join(IMAGES))?;
+                sync_files(&folder.join(CHECKPOINT))
+            });
             let folder = dir.clone();
             let packed = on_thread(move || {
                 pack(found.upper()?, &folder.join(LAYER), Form::Overlay)?;
@@ -165,7 +176,7 @@ impl DockerRuntime {
         }
         on_thread(move || {
             let mut bytes = Bytes(0);
-            for part in [CHECKPOINT, LAYER, LOGS] {
+            for part in [IMAGES, CHECKPOINT, LAYER, LOGS] {
                 bytes = bytes.plus(size_of(&dir.join(part))?);
             }
             for index in 0..mark.volumes.len() {
@@ -245,14 +256,14 @@ impl DockerRuntime {
     /// After a freeze whose caller died: the engine may still be writing the checkpoint, and nothing says when it is done.
     /// A start from half a checkpoint fails and changes nothing.
     async fn go_on_unfinished(&self, found: &Container, spec: &Spec, dir: &Path) -> Result<(), Cause> {
-        let checkpoint = dir.join(CHECKPOINT);
+        let images = dir.join(IMAGES);
         let mut before = None;
         let mut result = Err(Cause::Incomplete(dir.to_owned()));
         for attempt in 0..UNFINISHED_ATTEMPTS {
             if attempt > 0 {
                 tokio::time::sleep(UNFINISHED_PAUSE).await;
             }
-            let size = size_of(&checkpoint)?;
+            let size = size_of(&images)?;
             if before.replace(size) != Some(size) && spec.deploy.kind == Kind::Stateful {
                 continue;
             }
@@ -271,7 +282,7 @@ impl DockerRuntime {
         loop {
             let found = self.expect(container).await?;
             // The engine makes the folder first, fills it when the container has ended, and removes it on failure.
-            let under_way = checkpoint.exists() && !checkpoint.join("inventory.img").exists();
+            let under_way = checkpoint.exists() && !checkpoint.join(DESCRIPTORS).exists();
             if found.state != State::Running || !under_way {
                 return Ok(found);
             }
@@ -297,12 +308,12 @@ impl DockerRuntime {
     }
 
     async fn restore(&self, found: &Container, container: ContainerId, dir: &Path) -> Result<(), Cause> {
-        let checkpoint = dir.join(CHECKPOINT);
-        if !checkpoint.join("inventory.img").exists() {
+        let (checkpoint, images) = (dir.join(CHECKPOINT), dir.join(IMAGES));
+        if !(checkpoint.join(DESCRIPTORS).exists() && images.join("inventory.img").exists()) {
             return Err(Cause::Incomplete(dir.to_owned()));
         }
         let files = self.criu_files(container);
-        files.write().map_err(Cause::io("write CRIU's options to", &files.config))?;
+        files.write(&images).map_err(Cause::io("write CRIU's options to", &files.config))?;
         files.clear(criu::Log::Restore);
         let _link = CheckpointLink::make(&found.folder(&self.root), dir)?;
         let engine = starting_from_checkpoint(&self.docker);
@@ -325,19 +336,6 @@ impl DockerRuntime {
 
     async fn hold(&self, address: Address) -> Result<(), Cause> {
         self.routes.set(address, Way::Nowhere).await
-    }
-
-    /// A full disk while the engine copies what CRIU wrote would cost the container its state: CRIU has ended it by then.
-    fn check_space(&self, dir: &Path, memory: Bytes) -> Result<(), Cause> {
-        fs::create_dir_all(dir).map_err(Cause::io("make", dir))?;
-        let needed = memory.0.saturating_mul(COPIES).saturating_add(64 << 20);
-        for path in [dir, &self.root] {
-            let free = free_bytes(path)?;
-            if free < needed {
-                return Err(Cause::DiskFull { path: path.to_owned(), needed, free });
-            }
-        }
-        Ok(())
     }
 }
 
@@ -418,10 +416,21 @@ fn begin(dir: &Path, mark: &Mark) -> Result<(), Cause> {
     for name in [COMPLETE.to_owned(), LAYER.to_owned()].into_iter().chain(volumes) {
         remove_if_there(fs::remove_file(dir.join(name))).map_err(Cause::io("clear", dir))?;
     }
-    for name in [CHECKPOINT, LOGS] {
+    for name in [CHECKPOINT, IMAGES, LOGS] {
         remove_if_there(fs::remove_dir_all(dir.join(name))).map_err(Cause::io("clear", dir))?;
     }
     mark.write(dir, BEGUN)
+}
+
+/// The layer and the logs are packed when CRIU has ended the container: a full disk then would cost the move.
+fn check_space(dir: &Path, memory: Bytes) -> Result<(), Cause> {
+    fs::create_dir_all(dir).map_err(Cause::io("make", dir))?;
+    let needed = memory.0.saturating_add(SPACE_BESIDE);
+    let free = free_bytes(dir)?;
+    if free < needed {
+        return Err(Cause::DiskFull { path: dir.to_owned(), needed, free });
+    }
+    Ok(())
 }
 
 fn remove_if_there(removed: std::io::Result<()>) -> std::io::Result<()> {
@@ -547,7 +556,7 @@ mod tests {
     fn a_new_attempt_begins_without_what_the_last_one_left() {
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join("spec.json"), "kept").unwrap();
-        for name in [CHECKPOINT, LOGS] {
+        for name in [CHECKPOINT, IMAGES, LOGS] {
             fs::create_dir(dir.path().join(name)).unwrap();
             fs::write(dir.path().join(name).join("old"), "").unwrap();
         }

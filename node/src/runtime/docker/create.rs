@@ -166,7 +166,6 @@ impl DockerRuntime {
         }
         self.check_conflicts(deploy).await?;
         let files = self.criu_files(deploy.container);
-        files.write().map_err(Cause::io("write CRIU's options to", &files.config))?;
         // Names are unique on an engine, ids in the mesh.
         let name = format!("{}.{}", deploy.name, deploy.container.short());
         let options = CreateContainerOptionsBuilder::new().name(&name).build();

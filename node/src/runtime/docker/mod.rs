@@ -92,7 +92,7 @@ impl DockerRuntime {
                 .negotiate_version()
                 .await
                 .map_err(unreachable)?;
-            if config.state.to_string_lossy().contains(char::is_whitespace) {
+            if !criu::readable(&config.state) {
                 return Err(Cause::Unsupported(format!("CRIU reads no path with spaces: {}", config.state.display())));
             }
             std::fs::create_dir_all(&config.state).map_err(Cause::io("make", &config.state))?;
