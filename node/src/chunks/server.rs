@@ -81,6 +81,12 @@ impl Server {
         Ok(root)
     }
 
+    /// Whether the site may pull this part.
+    #[must_use]
+    pub fn offers(&self, key: &PartKey, site: SiteId) -> bool {
+        self.offered(key, site).is_ok()
+    }
+
     /// Offers it no longer; pulls under way are refused their next chunk.
     pub fn withdraw(&self, key: &PartKey) {
         self.lock().remove(key);

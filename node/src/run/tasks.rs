@@ -17,6 +17,7 @@ use godwit_protocol::handoff::{Action, Outcome, Task};
 use godwit_protocol::word::Word;
 use godwit_protocol::{ContainerId, Hash, ImageId, OfferId, SiteId};
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -30,6 +31,9 @@ const ASK_AGAIN: Duration = Duration::from_millis(200);
 
 /// How long: an image of some gigabytes takes minutes to be written by the engine.
 const ASK_FOR: Duration = Duration::from_secs(600);
+
+/// How often the source is told again that the target lacks the image, while it does not publish it: words may be lost.
+const SAY_AGAIN: Duration = Duration::from_secs(5);
 
 /// How often a resume is asked for again whose outcome is unknown, before an operator is called.
 const RESUME_TRIES: u32 = 10;
@@ -69,6 +73,15 @@ struct Context {
     advances: mpsc::UnboundedSender<Advance>,
     /// Ends the pulls of a handoff that is to be discarded: its source may never again have what they wait for.
     ends: Mutex<BTreeMap<OfferId, CancellationToken>>,
+}
+
+/// A part to be pulled.
+struct Wanted<'a> {
+    key: PartKey,
+    source: SiteId,
+    /// What it must be, if that is known.
+    root: Option<Hash>,
+    into: &'a Path,
 }
 
 #[derive(Debug)]
@@ -205,6 +218,9 @@ impl Context {
     }
 
     async fn publish_image(&self, offer: OfferId, image: ImageId, target: SiteId) -> Result<(), Failure> {
+        if self.server.offers(&PartKey { offer, part: Part::Image }, target) {
+            return Ok(()); // said again meanwhile
+        }
         let dir = self.folder(offer, "image").await?;
         self.runtime.save_image(image, dir.clone()).await?;
         self.publish(offer, Part::Image, dir, target).await?;
@@ -219,15 +235,11 @@ impl Context {
         image: ImageId,
         source: SiteId,
     ) -> Result<Outcome, Failure> {
-        let dir = self.path(offer, "spec");
-        self.pull(offer, Part::Spec, source, None, &dir).await?;
+        let (dir, archive) = (self.path(offer, "spec"), self.path(offer, "image"));
+        let wanted = |part, into| Wanted { key: PartKey { offer, part }, source, root: None, into };
+        self.pull(wanted(Part::Spec, &dir)).await?;
         if !self.runtime.image_present(image).await? {
-            // A word that is lost is said again by the brain's next attempt; the pull below waits for it.
-            if let Err(failure) = self.net.send_word(source, &Word::ImageWanted { offer }).await {
-                warn!(offer = %offer.short(), %failure, "cannot ask for the image");
-            }
-            let archive = self.path(offer, "image");
-            self.pull(offer, Part::Image, source, None, &archive).await?;
+            self.pull(wanted(Part::Image, &archive)).await?;
             self.runtime.load_image(image, archive.clone()).await?;
             remove(&archive).await?;
         }
@@ -253,7 +265,8 @@ impl Context {
     // H6
     async fn fetch(&self, offer: OfferId, source: SiteId, root: Hash) -> Result<Outcome, Failure> {
         let dir = self.path(offer, "frozen");
-        let bytes = self.pull(offer, Part::Checkpoint, source, Some(root), &dir).await?;
+        let key = PartKey { offer, part: Part::Checkpoint };
+        let bytes = self.pull(Wanted { key, source, root: Some(root), into: &dir }).await?;
         Ok(Outcome::Fetched { bytes: godwit_protocol::Bytes(bytes) })
     }
 
@@ -357,43 +370,36 @@ impl Context {
     }
 
     /// Pulls a part, unless the attempt ends before it is here; the bytes that travelled.
-    async fn pull(
-        &self,
-        offer: OfferId,
-        part: Part,
-        source: SiteId,
-        root: Option<Hash>,
-        into: &Path,
-    ) -> Result<u64, Failure> {
-        let end = self.ends().entry(offer).or_default().clone();
-        tokio::select! {
-            () = end.cancelled() => Err(Failure::Ended),
-            pulled = self.pull_all(offer, part, source, root, into) => pulled,
-        }
+    async fn pull(&self, wanted: Wanted<'_>) -> Result<u64, Failure> {
+        let end = self.ends().entry(wanted.key.offer).or_default().clone();
+        end.run_until_cancelled(self.pull_all(wanted)).await.unwrap_or(Err(Failure::Ended))
     }
 
     /// Pulls a part, waiting while its source has not published it.
-    async fn pull_all(
-        &self,
-        offer: OfferId,
-        part: Part,
-        source: SiteId,
-        root: Option<Hash>,
-        into: &Path,
-    ) -> Result<u64, Failure> {
-        let key = PartKey { offer, part };
+    async fn pull_all(&self, Wanted { key, source, root, into }: Wanted<'_>) -> Result<u64, Failure> {
         // The pull makes the folder itself, when it is complete.
-        make(&self.home.join(offer.to_string())).await?;
-        let until = tokio::time::Instant::now() + ASK_FOR;
+        make(&self.home.join(key.offer.to_string())).await?;
+        let begun = Instant::now();
+        let mut said = None;
         loop {
-            let advance = |progress| drop(self.advances.send(Advance { offer, part, progress }));
+            let advance = |progress| drop(self.advances.send(Advance { offer: key.offer, part: key.part, progress }));
             match chunks::pull(&self.net, source, key, root, into, advance).await {
                 Ok(pulled) => return Ok(pulled.transferred),
-                Err(PullError::Refused { source: Refused::NotOffered, .. }) if tokio::time::Instant::now() < until => {
+                Err(PullError::Refused { source: Refused::NotOffered, .. }) if begun.elapsed() < ASK_FOR => {
+                    if key.part == Part::Image && said.is_none_or(|said: Instant| said.elapsed() >= SAY_AGAIN) {
+                        self.want_image(key.offer, source).await;
+                        said = Some(Instant::now());
+                    }
                     tokio::time::sleep(ASK_AGAIN).await;
                 }
                 Err(error) => return Err(error.into()),
             }
+        }
+    }
+
+    async fn want_image(&self, offer: OfferId, source: SiteId) {
+        if let Err(failure) = self.net.send_word(source, &Word::ImageWanted { offer }).await {
+            warn!(offer = %offer.short(), %failure, "cannot ask for the image");
         }
     }
 
