@@ -15,6 +15,7 @@ pub struct Status {
     pub members: u32,
     pub containers: u32,
     pub open_offers: u32,
+    pub draining: bool,
 }
 
 /// `godwit sites`, a line.

@@ -87,6 +87,21 @@ fn all_validators_may_be_killed_at_once_and_go_on_where_they_stood() -> Result<(
 }
 
 #[test]
+fn a_drain_outlives_a_restart_until_it_is_ended() -> Result<()> {
+    let folder = artifacts::scratch("drain")?;
+    let mesh = mesh(&folder, 1)?;
+    let node = mesh.node(1);
+    for (wish, draining) in [(&["drain"][..], true), (&["drain", "--off"][..], false)] {
+        node.say(wish)?;
+        node.kill()?;
+        node.start()?;
+        let status = mesh.until("the site answers again", LONG, |_| node.status())?;
+        ensure!(status.draining == draining, "after {wish:?}: {status:?}");
+    }
+    Ok(())
+}
+
+#[test]
 fn an_idle_mesh_makes_no_blocks() -> Result<()> {
     let folder = artifacts::scratch("idle")?;
     let mesh = mesh(&folder, 4)?;

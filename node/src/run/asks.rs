@@ -1,6 +1,7 @@
 //! Answers what the API asks. What takes long is done in a task of its own, which comes back to the loop by an [`Order`].
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
 use std::sync::Arc;
 
 use futures::StreamExt;
@@ -18,7 +19,7 @@ use godwit_protocol::{Address, Bytes, ContainerId, Message, MilliCpu, OfferId, S
 use tokio::sync::{mpsc, oneshot};
 
 use super::host::{Fatal, Fate, Host, Order, now};
-use super::{address, history};
+use super::{DRAINED, address, history};
 use crate::api::fault::{Fault, Kind};
 use crate::api::site::{Ask, LOG_LINES_MAX, Reply};
 use crate::api::view::{
@@ -334,6 +335,10 @@ impl Host {
     }
 
     fn drained(&mut self, on: bool, reply: Reply<Vec<ContainerId>>) -> Result<(), Fatal> {
+        if let Err(error) = self.remember_drain(on) {
+            reply.send(Err(Fault::failed(&error).remedy("free or mend the disk of the data folder, and ask again")));
+            return Ok(());
+        }
         let effects = self.site.step(now(), site::Input::Operator(Wish::Drain(on)));
         let leaving = effects
             .iter()
@@ -345,6 +350,16 @@ impl Host {
         self.obey(effects)?;
         reply.send(Ok(leaving));
         Ok(())
+    }
+
+    fn remember_drain(&self, on: bool) -> std::io::Result<()> {
+        let folder = &self.asks.config.data_dir;
+        let mark = folder.join(DRAINED);
+        match if on { File::create(mark).map(drop) } else { std::fs::remove_file(mark) } {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        File::open(folder)?.sync_all()
     }
 
     fn timeline(&self, offer: &OfferId) -> Result<crate::api::view::TimelineView, Fault> {

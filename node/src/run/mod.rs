@@ -34,6 +34,9 @@ use host::Event;
 /// The ledger's place in the data folder.
 pub const LEDGER: &str = "ledger";
 
+/// In the data folder while the site is drained: an operator's wish outlives a restart.
+const DRAINED: &str = "drained";
+
 /// How often the brain is asked what time it is. A tenth of its shortest patience.
 const TICK: Duration = Duration::from_millis(200);
 

@@ -9,7 +9,7 @@ use godwit_ledger::replica::{self, Replica};
 use godwit_ledger::store::Disk;
 use godwit_ledger::wal::Wal;
 use godwit_protocol::handoff::Promise;
-use godwit_protocol::site::{Config as Brain, Load, Site};
+use godwit_protocol::site::{self, Config as Brain, Load, Site};
 use godwit_protocol::{Millis, SiteId, Time};
 use prometheus_client::registry::Registry;
 use tokio::sync::mpsc;
@@ -164,6 +164,11 @@ fn recover(host: &mut Host, begun: Time) -> anyhow::Result<()> {
     let promises = host.promises.clone();
     let effects = host.site.recover(begun, containers, open, &promises);
     host.obey(effects)?;
+    if host.asks.config.data_dir.join(super::DRAINED).exists() {
+        info!("this site is still being drained; `godwit drain --off` ends it");
+        let effects = host.site.step(begun, site::Input::Operator(site::Wish::Drain(true)));
+        host.obey(effects)?;
+    }
     host.drain()?;
     Ok(())
 }
