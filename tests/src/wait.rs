@@ -8,6 +8,9 @@ use anyhow::{Result, bail};
 /// For what takes a healthy mesh seconds on a busy machine. It bounds a hang; it asserts no speed.
 pub const LONG: Duration = Duration::from_secs(120);
 
+/// A wait that is worth a line in the test's output.
+const NOTABLE: Duration = Duration::from_secs(1);
+
 /// Between two questions.
 const PAUSE: Duration = Duration::from_millis(50);
 
@@ -19,7 +22,12 @@ pub fn until<T>(what: &str, limit: Duration, mut poll: impl FnMut() -> Result<T>
     let start = Instant::now();
     loop {
         match poll() {
-            Ok(answer) => return Ok(answer),
+            Ok(answer) => {
+                if start.elapsed() > NOTABLE {
+                    eprintln!("waited {:.1} s for: {what}", start.elapsed().as_secs_f64());
+                }
+                return Ok(answer);
+            }
             Err(why) if start.elapsed() > limit => bail!("waited {} s for: {what}; last: {why:#}", limit.as_secs()),
             Err(_) => thread::sleep(PAUSE),
         }

@@ -28,7 +28,7 @@ use godwit_protocol::OfferId;
 use serde::{Deserialize, Serialize};
 
 pub use self::manifest::{ManifestError, manifest_of};
-pub use self::pull::{Progress, Pull, PullError, Pulled, pull};
+pub use self::pull::{Progress, Pull, PullError, Pulled};
 pub use self::server::{PublishError, Server};
 pub use self::wire::Refused;
 

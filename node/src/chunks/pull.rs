@@ -145,16 +145,6 @@ pub enum PullError {
     Interrupted,
 }
 
-impl PullError {
-    /// Whether another session may do better: the source may come back, or not have published yet.
-    const fn may_pass(&self) -> bool {
-        matches!(
-            self,
-            Self::Open(_) | Self::Broken { .. } | Self::Refused { source: Refused::NotOffered, .. } | Self::Interrupted
-        )
-    }
-}
-
 impl From<StageError> for PullError {
     fn from(error: StageError) -> Self {
         match error {
@@ -173,26 +163,7 @@ pub struct Pull {
     into: PathBuf,
     expected: Option<Hash>,
     patience: Duration,
-}
-
-/// Pulls a part into a folder: [`Pull`] with its usual patience.
-///
-/// # Errors
-/// [`PullError`].
-pub async fn pull(
-    endpoint: &Endpoint,
-    from: SiteId,
-    key: PartKey,
-    expected: Option<Hash>,
-    into: &Path,
-    progress: impl Fn(Progress) + Send + Sync,
-) -> Result<Pulled, PullError> {
-    let pull = Pull::new(endpoint, from, key, into);
-    let pull = match expected {
-        Some(root) => pull.expect_root(root),
-        None => pull,
-    };
-    pull.run(progress).await
+    publication: Duration,
 }
 
 impl Pull {
@@ -200,7 +171,13 @@ impl Pull {
     #[must_use]
     pub fn new(endpoint: &Endpoint, from: SiteId, key: PartKey, into: &Path) -> Self {
         let (endpoint, into) = (endpoint.clone(), into.to_owned());
-        Self { endpoint, from, key, into, expected: None, patience: PATIENCE }
+        Self { endpoint, from, key, into, expected: None, patience: PATIENCE, publication: PATIENCE }
+    }
+
+    /// What it pulls.
+    #[must_use]
+    pub const fn key(&self) -> PartKey {
+        self.key
     }
 
     /// Accept this manifest only.
@@ -217,6 +194,22 @@ impl Pull {
         self
     }
 
+    /// How long to ask for what the source has not published: it may be busy making it.
+    #[must_use]
+    pub fn publication(mut self, within: Duration) -> Self {
+        self.publication = within;
+        self
+    }
+
+    /// For how long to go on in spite of an error; not at all if it will not pass.
+    const fn patience_with(&self, error: &PullError) -> Duration {
+        match error {
+            PullError::Refused { source: Refused::NotOffered, .. } => self.publication,
+            PullError::Open(_) | PullError::Broken { .. } | PullError::Interrupted => self.patience,
+            _ => Duration::ZERO,
+        }
+    }
+
     /// Pulls. Dropping the future stops it; what arrived is used by the next pull into the same folder.
     ///
     /// # Errors
@@ -227,7 +220,7 @@ impl Pull {
         loop {
             match work.session(&progress).await {
                 Ok(()) => break,
-                Err(error) if !error.may_pass() || work.last_progress.elapsed() >= work.pull.patience => {
+                Err(error) if work.last_progress.elapsed() >= work.pull.patience_with(&error) => {
                     return Err(error);
                 }
                 Err(error) => debug!(pull.from = %work.pull.from, %error, "a pull is interrupted and goes on"),

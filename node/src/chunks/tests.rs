@@ -143,7 +143,7 @@ async fn a_pull_after_a_restart_fetches_only_what_is_missing_or_wrong() {
 #[tokio::test]
 async fn a_part_is_served_to_its_site_only_and_while_it_is_offered() {
     let mut scene = Scene::set(TCP).await;
-    let impatient = scene.pull().patience(Duration::ZERO);
+    let impatient = scene.pull().publication(Duration::ZERO);
     let other: SiteId = site(9);
     let from = scene.dir.path().join("from");
     scene.server.publish(KEY, &from, scene.manifest.clone(), other).unwrap();
@@ -204,7 +204,7 @@ async fn corrupting(times: u32) -> (Site, tempfile::TempDir, Result<Pulled, Pull
         Some(Answer::Chunk(place, bytes.into()))
     })
     .await;
-    let pulled = soon(pull(&target.net, site(1), KEY, None, &dir.path().join("into"), |_| ())).await;
+    let pulled = soon(Pull::new(&target.net, site(1), KEY, &dir.path().join("into")).run(|_| ())).await;
     (source, dir, pulled, target.net.metrics().refused(Refusal::CorruptChunk))
 }
 
@@ -238,7 +238,7 @@ async fn a_manifest_that_leaves_the_folder_is_refused() {
     files[0].path = godwit_protocol::bounded::Text::new("../escaped").unwrap();
     let bad = encode(&Manifest { files: godwit_protocol::bounded::List::new(files).unwrap() }).unwrap();
     forged(&source, move |_| Some(Answer::Manifest(bad.clone().into()))).await;
-    let refused = soon(pull(&target.net, site(1), KEY, None, &dir.path().join("into"), |_| ())).await.unwrap_err();
+    let refused = soon(Pull::new(&target.net, site(1), KEY, &dir.path().join("into")).run(|_| ())).await.unwrap_err();
     assert!(matches!(refused, PullError::BadManifest { .. }), "{refused}");
     assert!(!dir.path().join("escaped").exists() && !dir.path().join("into.part").exists());
 }
@@ -254,7 +254,7 @@ async fn an_answer_that_nobody_asked_for_ends_the_pull() {
         Request::Chunk(_) => Some(Answer::Chunk(Place { file: 9, chunk: 9 }, vec![0; CHUNK as usize].into())),
     })
     .await;
-    let refused = soon(pull(&target.net, site(1), KEY, None, &dir.path().join("into"), |_| ())).await.unwrap_err();
+    let refused = soon(Pull::new(&target.net, site(1), KEY, &dir.path().join("into")).run(|_| ())).await.unwrap_err();
     assert!(matches!(refused, PullError::Misbehaved { .. }), "{refused}");
 }
 
@@ -290,7 +290,7 @@ async fn measure_a_transfer() {
         let hashed = start.elapsed();
         Server::start(&source.net).publish(KEY, &from, manifest, target.net.site()).unwrap();
         let start = std::time::Instant::now();
-        pull(&target.net, site(1), KEY, None, &dir.path().join("into"), |_| ()).await.unwrap();
+        Pull::new(&target.net, site(1), KEY, &dir.path().join("into")).run(|_| ()).await.unwrap();
         println!("{listen}: hashed in {hashed:?}, pulled in {:?}", start.elapsed());
     }
 }

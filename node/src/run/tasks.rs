@@ -17,22 +17,19 @@ use godwit_protocol::handoff::{Action, Outcome, Task};
 use godwit_protocol::word::Word;
 use godwit_protocol::{ContainerId, Hash, ImageId, OfferId, SiteId};
 use tokio::sync::mpsc;
-use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::api::fault::chain;
-use crate::chunks::{self, ManifestError, Part, PartKey, Progress, PublishError, PullError, Refused};
+use crate::chunks::{self, ManifestError, Part, PartKey, Progress, PublishError, Pull, PullError};
 use crate::net::Endpoint;
 use crate::runtime::{Cause, Runtime, State};
 
-/// How often a part is asked for that its source has not yet published: it is busy writing it.
-const ASK_AGAIN: Duration = Duration::from_millis(200);
+/// How long a part is asked for that its source has not yet published: the engine takes minutes to write an image of some
+/// gigabytes.
+const PUBLICATION: Duration = Duration::from_secs(600);
 
-/// How long: an image of some gigabytes takes minutes to be written by the engine.
-const ASK_FOR: Duration = Duration::from_secs(600);
-
-/// How often the source is told again that the target lacks the image, while it does not publish it: words may be lost.
+/// How often the source is told again that the target lacks the image: words may be lost.
 const SAY_AGAIN: Duration = Duration::from_secs(5);
 
 /// How often a resume is asked for again whose outcome is unknown, before an operator is called.
@@ -73,15 +70,6 @@ struct Context {
     advances: mpsc::UnboundedSender<Advance>,
     /// Ends the pulls of a handoff that is to be discarded: its source may never again have what they wait for.
     ends: Mutex<BTreeMap<OfferId, CancellationToken>>,
-}
-
-/// A part to be pulled.
-struct Wanted<'a> {
-    key: PartKey,
-    source: SiteId,
-    /// What it must be, if that is known.
-    root: Option<Hash>,
-    into: &'a Path,
 }
 
 #[derive(Debug)]
@@ -236,10 +224,12 @@ impl Context {
         source: SiteId,
     ) -> Result<Outcome, Failure> {
         let (dir, archive) = (self.path(offer, "spec"), self.path(offer, "image"));
-        let wanted = |part, into| Wanted { key: PartKey { offer, part }, source, root: None, into };
-        self.pull(wanted(Part::Spec, &dir)).await?;
+        self.pull(self.part(offer, Part::Spec, source, &dir)).await?;
         if !self.runtime.image_present(image).await? {
-            self.pull(wanted(Part::Image, &archive)).await?;
+            tokio::select! {
+                pulled = self.pull(self.part(offer, Part::Image, source, &archive)) => pulled?,
+                never = self.want_image(offer, source) => never,
+            };
             self.runtime.load_image(image, archive.clone()).await?;
             remove(&archive).await?;
         }
@@ -265,8 +255,7 @@ impl Context {
     // H6
     async fn fetch(&self, offer: OfferId, source: SiteId, root: Hash) -> Result<Outcome, Failure> {
         let dir = self.path(offer, "frozen");
-        let key = PartKey { offer, part: Part::Checkpoint };
-        let bytes = self.pull(Wanted { key, source, root: Some(root), into: &dir }).await?;
+        let bytes = self.pull(self.part(offer, Part::Checkpoint, source, &dir).expect_root(root)).await?;
         Ok(Outcome::Fetched { bytes: godwit_protocol::Bytes(bytes) })
     }
 
@@ -369,37 +358,28 @@ impl Context {
         self.ends.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn part(&self, offer: OfferId, part: Part, source: SiteId, into: &Path) -> Pull {
+        Pull::new(&self.net, source, PartKey { offer, part }, into).publication(PUBLICATION)
+    }
+
     /// Pulls a part, unless the attempt ends before it is here; the bytes that travelled.
-    async fn pull(&self, wanted: Wanted<'_>) -> Result<u64, Failure> {
-        let end = self.ends().entry(wanted.key.offer).or_default().clone();
-        end.run_until_cancelled(self.pull_all(wanted)).await.unwrap_or(Err(Failure::Ended))
-    }
-
-    /// Pulls a part, waiting while its source has not published it.
-    async fn pull_all(&self, Wanted { key, source, root, into }: Wanted<'_>) -> Result<u64, Failure> {
+    async fn pull(&self, pull: Pull) -> Result<u64, Failure> {
+        let PartKey { offer, part } = pull.key();
         // The pull makes the folder itself, when it is complete.
-        make(&self.home.join(key.offer.to_string())).await?;
-        let begun = Instant::now();
-        let mut said = None;
-        loop {
-            let advance = |progress| drop(self.advances.send(Advance { offer: key.offer, part: key.part, progress }));
-            match chunks::pull(&self.net, source, key, root, into, advance).await {
-                Ok(pulled) => return Ok(pulled.transferred),
-                Err(PullError::Refused { source: Refused::NotOffered, .. }) if begun.elapsed() < ASK_FOR => {
-                    if key.part == Part::Image && said.is_none_or(|said: Instant| said.elapsed() >= SAY_AGAIN) {
-                        self.want_image(key.offer, source).await;
-                        said = Some(Instant::now());
-                    }
-                    tokio::time::sleep(ASK_AGAIN).await;
-                }
-                Err(error) => return Err(error.into()),
-            }
-        }
+        make(&self.home.join(offer.to_string())).await?;
+        let end = self.ends().entry(offer).or_default().clone();
+        let advance = |progress| drop(self.advances.send(Advance { offer, part, progress }));
+        let pulled = end.run_until_cancelled(pull.run(advance)).await.ok_or(Failure::Ended)?;
+        Ok(pulled?.transferred)
     }
 
-    async fn want_image(&self, offer: OfferId, source: SiteId) {
-        if let Err(failure) = self.net.send_word(source, &Word::ImageWanted { offer }).await {
-            warn!(offer = %offer.short(), %failure, "cannot ask for the image");
+    /// Asks for the image, again and again.
+    async fn want_image(&self, offer: OfferId, source: SiteId) -> ! {
+        loop {
+            if let Err(failure) = self.net.send_word(source, &Word::ImageWanted { offer }).await {
+                warn!(offer = %offer.short(), %failure, "cannot ask for the image");
+            }
+            tokio::time::sleep(SAY_AGAIN).await;
         }
     }
 
