@@ -50,7 +50,7 @@ impl Events {
             .spawn()
             .with_context(|| format!("start {command:?}"))?;
         let mut lines = BufReader::new(child.stdout.take().context("no stdout")?);
-        // The head of the answer is sent once the site has subscribed us. `godwit events` prints no such sign.
+        // It comes with the comment that the site sends once it has subscribed us. `godwit events` prints no such sign.
         let mut head = String::new();
         lines.read_line(&mut head).context("read from the event stream")?;
         if !head.contains("200") {

@@ -7,7 +7,7 @@ use axum::body::Body;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
-use futures::{Stream, StreamExt};
+use futures::{Stream, StreamExt, stream};
 use tokio::sync::{broadcast, mpsc};
 use tokio_stream::wrappers::errors::BroadcastStreamRecvError;
 use tokio_stream::wrappers::{BroadcastStream, ReceiverStream};
@@ -19,11 +19,13 @@ use super::view::LogLine;
 /// A comment this often keeps proxies from closing an idle stream, and finds readers that went away.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
-/// Notices from now on, until the reader goes or the site stops.
+/// Notices from now on, until the reader goes or the site stops. A comment comes first: whoever reads it misses nothing
+/// that follows.
 pub fn events(notices: broadcast::Receiver<Notice>, stopping: CancellationToken) -> Response {
-    let stream = BroadcastStream::new(notices)
+    let notices = BroadcastStream::new(notices)
         .map(|notice| notice.unwrap_or_else(|BroadcastStreamRecvError::Lagged(notices)| Notice::Missed { notices }));
-    Sse::new(stream.map(event).take_until(stopping.cancelled_owned()))
+    let begun = stream::once(async { Ok(Event::default().comment("listening")) });
+    Sse::new(begun.chain(notices.map(event)).take_until(stopping.cancelled_owned()))
         .keep_alive(KeepAlive::new().interval(KEEP_ALIVE))
         .into_response()
 }
