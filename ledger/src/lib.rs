@@ -5,6 +5,7 @@
 //! Invariant: only `wal` and `store` do IO; `replica` is driven through `step`.
 
 pub mod audit;
+pub mod author;
 pub mod block;
 pub mod frames;
 pub mod genesis;

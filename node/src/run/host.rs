@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::task;
 
 use ed25519_dalek::SigningKey;
+use godwit_ledger::author::Author;
 use godwit_ledger::record::record_id;
 use godwit_ledger::replica;
 use godwit_protocol::effect::{Effect, Notice as Told, What};
@@ -18,7 +19,6 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
-use super::author::Author;
 use super::history::{History, say};
 use super::ledger::Ledger;
 use super::metrics::Metrics;

@@ -12,7 +12,6 @@
 
 mod address;
 mod asks;
-mod author;
 mod history;
 mod host;
 mod ledger;

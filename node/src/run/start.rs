@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::Context;
+use godwit_ledger::author::Author;
 use godwit_ledger::replica::{self, Replica};
 use godwit_ledger::store::Disk;
 use godwit_ledger::wal::Wal;
@@ -17,7 +18,6 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::asks::Desk;
-use super::author::Author;
 use super::history::History;
 use super::host::{Host, Sources, Step, now};
 use super::ledger::Ledger;
@@ -35,10 +35,6 @@ use crate::{api, chunks, genesis, key, monitor};
 
 /// Gossip of a peer is believed for three of its intervals.
 const STALE_INTERVALS: u32 = 3;
-
-/// Sequences left out at a restart: records of the life before may still be on their way, and one sequence serves one
-/// record. Far fewer than these are ever under way.
-const SKIPPED: u64 = 64;
 
 /// Found in the search path.
 const CRIU: &str = "criu";
@@ -114,7 +110,7 @@ pub(super) async fn start(config: Config) -> anyhow::Result<(Host, Sources)> {
     let (orders, ordered) = mpsc::unbounded_channel();
     let home = config.data_dir.join("handoffs");
     let tasks = Tasks::new(Arc::clone(&runtime), server, net.clone(), home, finished, advances);
-    let author = Author::new(mesh, key.clone(), ledger.state().next_sequence(&me) + SKIPPED);
+    let author = Author::new(ledger.state(), key.clone());
     let (handle, end) = api::site::channel();
     let loopback = config.api.loopback.as_ref().map(|(address, token)| (*address, token.as_path()));
     let listeners = api::Listeners::bind(&config.api.socket, loopback).await?;

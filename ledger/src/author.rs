@@ -3,12 +3,18 @@
 use std::collections::BTreeMap;
 
 use ed25519_dalek::SigningKey;
-use godwit_ledger::record::{Record, VerifiedRecord, record_id};
 use godwit_protocol::{Malformed, MeshId, Message, Millis, RecordId, Signed, Time};
+
+use crate::record::{Record, VerifiedRecord, record_id};
+use crate::state::State;
 
 /// How long a record may wait for a block: longer than a few rounds of consensus without quorum, shorter than an operator's
 /// patience. What is still wanted is said again in a new record.
 const LIFETIME: Millis = Millis(30_000);
+
+/// Sequences left out at a restart: records of the life before may still be on their way, and one sequence serves one
+/// record. Far fewer than these are ever under way.
+const SKIPPED: u64 = 64;
 
 /// Writes this site's records.
 #[derive(Debug)]
@@ -30,10 +36,11 @@ pub struct Pending {
 }
 
 impl Author {
-    /// `next` is a sequence that was never used: see `State::next_sequence`.
+    /// Goes on from a state, whatever an earlier life wrote beyond it.
     #[must_use]
-    pub fn new(mesh: MeshId, key: SigningKey, next: u64) -> Self {
-        Self { mesh, key, next, pending: BTreeMap::new() }
+    pub fn new(state: &State, key: SigningKey) -> Self {
+        let next = state.next_sequence(&key.verifying_key().into()) + SKIPPED;
+        Self { mesh: state.mesh(), key, next, pending: BTreeMap::new() }
     }
 
     /// Signs a message as this site's next record.
@@ -74,13 +81,17 @@ mod tests {
     use godwit_protocol::OfferId;
     use godwit_protocol::receipt::Ready;
 
+    fn author() -> Author {
+        Author { mesh: MeshId([1; 32]), key: SigningKey::from_bytes(&[2; 32]), next: 5, pending: BTreeMap::new() }
+    }
+
     fn ready() -> Message {
         Message::Ready(Ready { offer: OfferId([1; 32]), attempt: 1 })
     }
 
     #[test]
     fn no_two_records_share_a_sequence_even_if_they_say_the_same() {
-        let mut author = Author::new(MeshId([1; 32]), SigningKey::from_bytes(&[2; 32]), 5);
+        let mut author = author();
         let (first, a) = author.write(Time(0), ready()).unwrap();
         author.seen(9);
         let (second, b) = author.write(Time(0), ready()).unwrap();
@@ -90,7 +101,7 @@ mod tests {
 
     #[test]
     fn a_record_is_settled_once_or_expires() {
-        let mut author = Author::new(MeshId([1; 32]), SigningKey::from_bytes(&[2; 32]), 1);
+        let mut author = author();
         let (id, _) = author.write(Time(0), ready()).unwrap();
         let (late, _) = author.write(Time(1), ready()).unwrap();
         assert_eq!(author.settle(&id), Some(ready()));
