@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use godwit_protocol::{Millis, SiteId};
-use malachitebft_core_types::{LinearTimeouts, Timeout, TimeoutKind};
+use malachitebft_core_types::{Timeout, TimeoutKind};
 
 use super::context::Committee;
 use crate::block::Header;
@@ -24,6 +24,12 @@ const SHORTEST: Duration = Duration::from_millis(50);
 
 /// Nobody waits longer for a proposal, whatever the network was like.
 const LONGEST: Duration = Duration::from_secs(5);
+
+/// From this round on all wait equally long: `SHORTEST`, doubled with each round, is above `LONGEST` by then.
+const COMMON_ROUND: u32 = 7;
+
+/// How much longer each round waits than the one before it, beyond the doubling.
+const LATER: Duration = Duration::from_millis(250);
 
 /// The committee of the height after `last`. Its first proposer is the last block's builder, or the one after it when
 /// its tenure ended or it no longer is a validator.
@@ -65,23 +71,18 @@ impl Pace {
         self.spans.iter().max().map_or(FIRST_GUESS, |longest| (*longest * 4).clamp(SHORTEST, LONGEST))
     }
 
-    /// How long to wait; later rounds wait longer, so that they end up long enough for any network.
+    /// How long to wait. A round ends with a decision only if those whose votes it takes are in it at the same time, so what
+    /// sites have observed, each for itself, must not keep them apart: from some round on all wait equally long. And later
+    /// rounds wait longer, so that they end up long enough for any network.
     pub fn span(&self, timeout: Timeout) -> Millis {
-        let propose = self.propose();
-        let timeouts = LinearTimeouts {
-            propose,
-            propose_delta: propose / 2,
-            prevote: propose / 2,
-            prevote_delta: propose / 4,
-            precommit: propose / 2,
-            precommit_delta: propose / 4,
-            rebroadcast: propose * 4,
-            max_timeout: LONGEST * 4,
-        };
+        let round = timeout.round.as_u32().unwrap_or(0);
+        let common = SHORTEST.saturating_mul(1 << round.min(COMMON_ROUND));
+        let propose = self.propose().max(common).min(LONGEST) + (LATER * round).min(LONGEST);
         let span = match timeout.kind {
+            TimeoutKind::Propose => propose,
             // Repeats what may have been lost with a connection; a loaded network is not helped by repeating.
-            TimeoutKind::Rebroadcast => timeouts.duration_for(timeout).max(Duration::from_millis(500)),
-            _ => timeouts.duration_for(timeout),
+            TimeoutKind::Rebroadcast => (self.propose() * 4).max(Duration::from_millis(500)),
+            _ => propose / 2,
         };
         Millis(u64::try_from(span.as_millis()).unwrap_or(u64::MAX))
     }
@@ -138,5 +139,22 @@ mod tests {
         assert_eq!(pace.propose(), LONGEST);
         (0..OBSERVED).for_each(|_| pace.observe(Millis(100)));
         assert_eq!(pace.propose(), Duration::from_millis(400));
+    }
+
+    #[test]
+    fn in_late_rounds_all_wait_equally_long_whatever_they_have_observed() {
+        use malachitebft_core_types::Round;
+        let (mut fast, mut slow) = (Pace::new(), Pace::new());
+        fast.observe(Millis(3));
+        slow.observe(Millis(5000));
+        for kind in [TimeoutKind::Propose, TimeoutKind::Prevote, TimeoutKind::Precommit] {
+            let span = |pace: &Pace, round| pace.span(Timeout::new(Round::new(round), kind));
+            assert!(span(&fast, 0) < span(&slow, 0));
+            for round in COMMON_ROUND..100 {
+                assert_eq!(span(&fast, round), span(&slow, round), "{kind:?} of round {round}");
+            }
+            assert!((1..100).all(|round| span(&fast, round - 1) <= span(&fast, round)));
+            assert!(span(&slow, 1_000) <= Millis(10_000), "rounds go on");
+        }
     }
 }
