@@ -8,7 +8,7 @@ use super::{Effect, LedgerMessage, NotAppended, Offence, Replica};
 use crate::record::{SignedRecord, VerifiedRecord, measure};
 use crate::refusal::Refusal;
 
-/// How long after gossiping an own record it is sent to the validators directly: some commits later on any network.
+/// How long after gossiping an own record it is sent to all validators directly: some commits later on any network.
 const RESEND: Millis = Millis(1000);
 
 impl Replica {
@@ -17,6 +17,12 @@ impl Replica {
         let signed = record.clone().into_signed();
         if self.take(record, true) {
             self.resend.get_or_insert(self.host.now.after(RESEND));
+            // Gossip takes its time to find a site that has just come back; bidding does not wait for it.
+            let to = self.committee.proposer(self.core.round().as_u32().unwrap_or(0));
+            if to != self.host.me {
+                let message = LedgerMessage::Records(List::first([signed.clone()]));
+                self.host.outbox.say(Effect::Send { to, message });
+            }
             self.host.outbox.say(Effect::Gossip(signed));
         }
     }
@@ -99,7 +105,7 @@ impl Replica {
         }
     }
 
-    /// Gossip may lose a record: the validators get it directly.
+    /// Gossip may lose a record: all validators get it directly.
     pub(super) fn resend_records(&mut self) {
         if let Some(message) = self.own_records() {
             self.resend = Some(self.host.now.after(RESEND));

@@ -387,6 +387,22 @@ fn one_author_cannot_crowd_out_the_others() {
 }
 
 #[test]
+fn a_record_goes_to_the_proposer_at_once_whatever_gossip_does() {
+    let proposer = Mesh::new().state.validators()[0];
+    for by in 0..5 {
+        let (mut mesh, mut replica) = alone(by);
+        let record = mesh.sign(by, Message::Register(register(1)));
+        let sent = |effect: &Effect| match effect {
+            Effect::Send { to, message: LedgerMessage::Records(records) } => Some((*to, records[0].clone())),
+            _ => None,
+        };
+        let effects = replica.step(mesh.now, Input::Submit(record.clone()));
+        let expected = (site(by) != proposer).then(|| (proposer, record.into_signed()));
+        assert_eq!(effects.iter().find_map(sent), expected, "site {by}");
+    }
+}
+
+#[test]
 fn a_mesh_of_one_validator_decides_alone_at_once() {
     let mut mesh = Mesh::new();
     let only: Vec<_> = mesh.genesis.members.iter().filter(|member| member.site == site(0)).cloned().collect();
