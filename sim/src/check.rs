@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 use godwit_protocol::handoff::{Action, Task};
 use godwit_protocol::{ContainerId, Epoch, Event, SiteId, Time};
 
-use crate::chain::Chain;
 use crate::engine::Copy;
 use crate::host::{CPU, Host, MEMORY};
+use crate::witness::Witness;
 
 /// A broken promise.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -60,7 +60,7 @@ impl Checker {
         at: usize,
         task: &Task,
         before: Option<Copy>,
-        chain: &Chain,
+        witness: &Witness,
     ) -> Check {
         let (container, action) = (task.container, task.action);
         let after = hosts[at].engine.copies.get(&container).copied();
@@ -72,7 +72,7 @@ impl Checker {
         }
         let began = !matches!(before, Some(Copy::Running { .. })) && matches!(after, Some(Copy::Running { .. }));
         if began {
-            self.began(now, hosts, at, container, action, chain)?;
+            self.began(now, hosts, at, container, action, witness)?;
         }
         let running =
             hosts.iter().filter(|host| matches!(host.engine.copies.get(&container), Some(Copy::Running { .. })));
@@ -82,8 +82,16 @@ impl Checker {
         Ok(())
     }
 
-    fn began(&mut self, now: Time, hosts: &[Host], at: usize, id: ContainerId, action: Action, chain: &Chain) -> Check {
-        let owner = chain.state().container(&id).map(|known| known.owner);
+    fn began(
+        &mut self,
+        now: Time,
+        hosts: &[Host],
+        at: usize,
+        id: ContainerId,
+        action: Action,
+        witness: &Witness,
+    ) -> Check {
+        let owner = witness.state().container(&id).map(|known| known.owner);
         if owner != Some(hosts[at].id) {
             return refuse(format!("{id:?} runs at site {at} by {action:?}, but its owner is {owner:?}"));
         }
@@ -118,11 +126,11 @@ impl Checker {
     ///
     /// # Errors
     /// The first thing that has not settled.
-    pub fn settled(&self, now: Time, hosts: &[Host], chain: &Chain) -> Check {
-        if let Some((id, auction)) = chain.state().offers().next() {
+    pub fn settled(&self, now: Time, hosts: &[Host], witness: &Witness) -> Check {
+        if let Some((id, auction)) = witness.state().offers().next() {
             return refuse(format!("offer {id:?} is still open at {:?}, attempt {}", auction.phase, auction.attempt));
         }
-        for (id, known) in chain.state().containers() {
+        for (id, known) in witness.state().containers() {
             for (at, host) in hosts.iter().enumerate() {
                 match (host.engine.copies.get(id), host.id == known.owner) {
                     (Some(Copy::Running { .. }), true) | (None, false) => {}
@@ -131,8 +139,8 @@ impl Checker {
             }
         }
         for (at, host) in hosts.iter().enumerate() {
-            if host.height != chain.height() {
-                return refuse(format!("site {at} is at block {} of {}", host.height, chain.height()));
+            if host.disk.height != witness.height() {
+                return refuse(format!("site {at} is at block {} of {}", host.disk.height, witness.height()));
             }
             if !host.engine.is_idle() {
                 return refuse(format!("the engine of site {at} is still busy"));

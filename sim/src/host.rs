@@ -1,9 +1,11 @@
-//! One site's host: what outlives its process (journal, followed blocks, engine) and what does not (the brain).
+//! One site's host: what outlives its process (disk, engine) and what does not (brain, replica).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use ed25519_dalek::SigningKey;
-use godwit_ledger::record::VerifiedRecord;
+use godwit_ledger::author::Author;
+use godwit_ledger::block::Height;
+use godwit_ledger::replica::{self, BadWal, Replica, TimerToken};
 use godwit_ledger::state::State;
 use godwit_protocol::bounded::{List, Text};
 use godwit_protocol::capacity::{Platform, Share};
@@ -11,7 +13,7 @@ use godwit_protocol::effect::Effect;
 use godwit_protocol::handoff::{Patience, Promise};
 use godwit_protocol::policy::Limits;
 use godwit_protocol::site::{Config, Load, Site, Use};
-use godwit_protocol::{Address, Bytes, ContainerId, MilliCpu, Millis, RecordId, SiteId, Time};
+use godwit_protocol::{Address, Bytes, ContainerId, MilliCpu, Millis, SiteId, Time};
 
 use crate::engine::{Copy, Engine};
 
@@ -24,11 +26,32 @@ pub const CONTAINER_MEMORY: Bytes = Bytes(400 << 20);
 /// What a simulated container takes.
 pub const CONTAINER_CPU: MilliCpu = MilliCpu(500);
 
-/// Sequence numbers left unused at a start: those of records that an earlier life said and nobody has yet seen.
-const SKIPPED: u64 = 64;
+/// What dies with the process.
+pub struct Process {
+    /// Decides.
+    pub brain: Site,
+    /// Agrees.
+    pub replica: Replica,
+    /// Writes its records.
+    pub author: Author,
+    /// The replica's timers that are set.
+    pub timers: BTreeSet<TimerToken>,
+}
+
+/// What survives the process.
+#[derive(Debug, Default)]
+pub struct Disk {
+    /// The last block committed here.
+    pub height: Height,
+    /// The write-ahead log, as far as it is synced.
+    pub log: Vec<Vec<u8>>,
+    /// The rest of it: a crash may lose it from any entry on.
+    pub unsynced: Vec<Vec<u8>>,
+    /// The promises; each is synced before anything follows from it.
+    pub journal: Vec<Promise>,
+}
 
 /// A site and what is under it.
-#[derive(Debug)]
 pub struct Host {
     /// Its identity.
     pub id: SiteId,
@@ -36,24 +59,16 @@ pub struct Host {
     pub key: SigningKey,
     /// How far its clock is ahead; negative if behind.
     pub skew: i64,
-    /// The brain; none while the process is dead.
-    pub brain: Option<Site>,
+    /// None while it is dead.
+    pub process: Option<Process>,
     /// Counts the process's lives.
     pub life: u32,
     /// Survives the process.
-    pub journal: Vec<Promise>,
-    /// Blocks applied; survives the process.
-    pub height: usize,
+    pub disk: Disk,
     /// Survives the process.
     pub engine: Engine,
-    /// Records said, until committed, refused or expired; dies with the process.
-    pub outbox: BTreeMap<RecordId, VerifiedRecord>,
-    /// The last sequence number used in this life.
-    pub sequence: u64,
     /// Memory that other programs use.
     pub base: Bytes,
-    /// Whether nothing reaches it and nothing of it gets out.
-    pub is_cut: bool,
     config: Config,
 }
 
@@ -83,15 +98,11 @@ impl Host {
             id,
             key,
             skew,
-            brain: None,
+            process: None,
             life: 0,
-            journal: vec![],
-            height: 0,
+            disk: Disk::default(),
             engine: Engine::default(),
-            outbox: BTreeMap::new(),
-            sequence: 0,
             base: Bytes(400 << 20),
-            is_cut: false,
             config,
         }
     }
@@ -102,22 +113,34 @@ impl Host {
         Time(now.0.saturating_add_signed(self.skew))
     }
 
-    /// Starts the process from what survived; gives what the brain wants done first.
-    pub fn start(&mut self, now: Time, state: &State) -> Vec<Effect> {
+    /// Starts the process from what survived, the state being that of the disk's height; gives what the brain wants done
+    /// first.
+    ///
+    /// # Errors
+    /// [`BadWal`] if the replica refuses its own write-ahead log.
+    pub fn start(&mut self, now: Time, state: &State) -> Result<Vec<Effect>, BadWal> {
         let clock = self.clock(now);
         let members = state.members().map(|member| (member.site, member.role)).collect();
         let mut brain = Site::new(self.config.clone(), members, clock.0);
         let effects = brain.recover(clock, state.known(clock), state.open(), &self.binding());
+        let replica = Replica::new(replica::Config { key: self.key.clone() }, state.clone(), &self.disk.log)?;
+        let author = Author::new(state, self.key.clone());
         self.life += 1;
-        self.sequence = state.next_sequence(&self.id) + SKIPPED;
-        self.brain = Some(brain);
-        effects
+        self.process = Some(Process { brain, replica, author, timers: BTreeSet::new() });
+        Ok(effects)
     }
 
-    /// The process dies.
-    pub fn die(&mut self) {
-        self.brain = None;
-        self.outbox.clear();
+    /// Whether the process lives.
+    #[must_use]
+    pub fn is_up(&self) -> bool {
+        self.process.is_some()
+    }
+
+    /// The process dies; of what it had not synced, so many entries reached the disk.
+    pub fn die(&mut self, kept: usize) {
+        self.process = None;
+        let survives = self.disk.unsynced.drain(..).take(kept);
+        self.disk.log.extend(survives);
         self.engine.orphan();
     }
 
@@ -125,10 +148,10 @@ impl Host {
     #[must_use]
     pub fn binding(&self) -> Vec<Promise> {
         let mut last = BTreeMap::new();
-        for promise in &self.journal {
+        for promise in &self.disk.journal {
             last.insert(promise.offer(), matches!(promise, Promise::Closed { .. }));
         }
-        self.journal.iter().filter(|promise| !last[&promise.offer()]).cloned().collect()
+        self.disk.journal.iter().filter(|promise| !last[&promise.offer()]).cloned().collect()
     }
 
     /// What the monitor measures now.
@@ -163,9 +186,9 @@ impl Host {
     /// What it keeps free for containers on their way.
     #[must_use]
     pub fn reserved(&self, now: Time) -> (Bytes, MilliCpu) {
-        self.brain
+        self.process
             .as_ref()
-            .and_then(|brain| brain.capacity(self.clock(now)))
+            .and_then(|process| process.brain.capacity(self.clock(now)))
             .map_or((Bytes(0), MilliCpu(0)), |capacity| (capacity.memory.reserved, capacity.cpu.reserved))
     }
 

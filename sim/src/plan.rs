@@ -28,7 +28,7 @@ pub struct Plan {
 pub struct Faults {
     /// A site's process dies before it performs an effect.
     pub crash: u32,
-    /// A direct word or a record is lost.
+    /// A direct word, a record or a replica's message is lost.
     pub loss: u32,
     /// It arrives twice.
     pub twice: u32,
@@ -38,21 +38,21 @@ pub struct Faults {
     pub task: u32,
     /// A task takes ten times as long.
     pub slow: u32,
-    /// Each second: a site is cut off.
+    /// Each second: a site is cut off, in both directions or in one.
     pub cut: u32,
-    /// Each second: the ledger stands still for want of a quorum.
-    pub halt: u32,
+    /// Each second: the sites are parted into two sides, of which perhaps neither has a quorum.
+    pub split: u32,
     /// How far clocks are off, in ms either way.
     pub skew: u64,
 }
 
 impl Faults {
     /// Nothing goes wrong.
-    pub const NONE: Self = Self { crash: 0, loss: 0, twice: 0, late: 0, task: 0, slow: 0, cut: 0, halt: 0, skew: 0 };
+    pub const NONE: Self = Self { crash: 0, loss: 0, twice: 0, late: 0, task: 0, slow: 0, cut: 0, split: 0, skew: 0 };
 
     /// Everything goes wrong now and then.
     pub const ALL: Self =
-        Self { crash: 100, loss: 300, twice: 300, late: 300, task: 800, slow: 500, cut: 300, halt: 60, skew: 90 };
+        Self { crash: 15, loss: 300, twice: 300, late: 300, task: 800, slow: 500, cut: 300, split: 60, skew: 90 };
 
     /// A mixture of its own for each seed, so that each kind of fault also occurs alone and at its worst.
     #[must_use]
@@ -60,14 +60,14 @@ impl Faults {
         let mut dice = Dice::new(seed ^ 0xfa17);
         let mut some = |most: u32| if dice.chance(5_000) { dice.rate(most) } else { 0 };
         Self {
-            crash: some(300),
+            crash: some(60),
             loss: some(1_500),
             twice: some(1_500),
             late: some(1_500),
             task: some(3_000),
             slow: some(3_000),
             cut: some(800),
-            halt: some(300),
+            split: some(300),
             skew: u64::from(some(100)),
         }
     }

@@ -1,39 +1,43 @@
 //! The world: a virtual clock, a queue of what happens next, and everything the sites cannot do for themselves.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, VecDeque};
 use std::fmt::Write as _;
+use std::sync::Arc;
 
 use ed25519_dalek::SigningKey;
 use godwit_ledger::genesis::Genesis;
-use godwit_ledger::record::{Record, VerifiedRecord, record_id};
+use godwit_ledger::record::VerifiedRecord;
+use godwit_ledger::replica::{self, TimerToken};
 use godwit_protocol::bounded::{List, Text};
 use godwit_protocol::capacity::Capacity;
 use godwit_protocol::container::{Image, Kind, Mode, Profile};
 use godwit_protocol::effect::Effect;
-use godwit_protocol::handoff::{Action, Outcome, Task};
 use godwit_protocol::membership::{Member, Role};
 use godwit_protocol::register::Register;
 use godwit_protocol::report::{Report, Signal};
-use godwit_protocol::site::{Input, Wish};
+use godwit_protocol::site::{self, Wish};
 use godwit_protocol::word::Word;
-use godwit_protocol::{
-    Address, Bytes, ContainerId, Dbm, Event, ImageId, MeshId, Message, Millis, RecordId, Signed, SiteId, Time, Verified,
-};
+use godwit_protocol::{Address, Bytes, ContainerId, Dbm, Event, ImageId, MeshId, Millis, Signed, Time, Verified};
 
-use crate::chain::Chain;
 use crate::check::{Checker, Violation};
-use crate::engine::{Asked, Circumstances, Copy};
+use crate::engine::{Asked, Copy};
 use crate::host::{CONTAINER_CPU, CONTAINER_MEMORY, Host};
+use crate::links::Links;
 use crate::plan::{Dice, Faults, Plan};
+use crate::witness::Witness;
+
+mod engines;
+mod ledger;
+mod network;
 
 /// When the virtual clock starts.
 const FOUNDED: Time = Time(1_000_000_000);
 
-/// How long a record is worth anything: below the time after which a site takes an offer of its own for lost.
-const LIFETIME: Millis = Millis(30_000);
+/// How far clocks may be apart.
+const CLOCK_BOUND: Millis = Millis(200);
 
-/// How often a site repeats what the ledger has not shown.
-const REPEAT: Millis = Millis(1_000);
+/// How often a container is registered again while the ledger does not show it.
+const REGISTER_AGAIN: Millis = Millis(5_000);
 
 /// What happens at a time. Sites are named by their place.
 #[derive(Clone, Debug)]
@@ -43,19 +47,27 @@ enum Happening {
     Hear(usize, Verified<Capacity>),
     Told(usize, usize, Word),
     Reported(usize, Verified<Report>),
-    Record(VerifiedRecord),
-    Seal,
-    Blocks(usize, usize),
-    Refused(usize, u32, Message),
+    /// A replica's message, from and to, as it is on the wire.
+    Ledger(usize, usize, Arc<[u8]>),
+    Gossiped(usize, Box<VerifiedRecord>),
+    Timer(usize, u32, TimerToken),
+    /// A site looks whether it is connected to another.
+    Notice(usize, usize),
+    Register(usize, Box<Register>),
     Ends(usize, ContainerId),
     Start(usize),
     Wished(usize, Wish),
     Press(usize, Bytes),
-    Cut(usize),
-    Mend(usize),
-    Resume,
+    /// A link in one direction.
+    Block(usize, usize, bool),
     /// Once a second: what operators, clients and fate do.
     Fate,
+}
+
+/// What one process does next.
+enum Step {
+    Brain(site::Input),
+    Replica(replica::Input),
 }
 
 /// What a run came to.
@@ -83,12 +95,15 @@ pub struct Summary {
     pub crashes: u64,
     /// Tasks that failed.
     pub failures: u64,
+    /// Messages between replicas.
+    pub messages: u64,
+    /// What replicas held against others, all of them honest: late words and clocks that are off.
+    pub suspicions: u64,
     /// Hash over every event, in hexadecimal.
     pub hash: String,
 }
 
 /// A mesh under a virtual clock.
-#[derive(Debug)]
 pub struct World {
     plan: Plan,
     faults: Faults,
@@ -100,10 +115,8 @@ pub struct World {
     hosts: Vec<Host>,
     clients: Vec<SigningKey>,
     reports: u64,
-    chain: Chain,
-    /// When the next block is due.
-    seal_at: Option<Time>,
-    is_halted: bool,
+    links: Links,
+    witness: Witness,
     checker: Checker,
     hasher: blake3::Hasher,
     trace: Option<Vec<String>>,
@@ -142,7 +155,7 @@ impl World {
             founded: FOUNDED,
             network: Address([10, 77, 0, 0].into()),
             prefix: 16,
-            clock_bound_ms: 200,
+            clock_bound_ms: CLOCK_BOUND.0,
             members: List::new(members).expect("few sites"),
         };
         let mut world = Self {
@@ -156,9 +169,8 @@ impl World {
             hosts,
             clients: (0..plan.containers).map(|index| key(b"client", index)).collect(),
             reports: 0,
-            chain: Chain::new(&genesis),
-            seal_at: None,
-            is_halted: false,
+            links: Links::default(),
+            witness: Witness::new(&genesis),
             checker: Checker::default(),
             hasher: blake3::Hasher::new(),
             trace: with_trace.then(Vec::new),
@@ -178,8 +190,8 @@ impl World {
         self.run_until(calm)?;
         self.calm();
         self.run_until(calm.after(self.plan.settle))?;
-        self.checker.settled(self.now, &self.hosts, &self.chain)?;
-        self.summary.blocks = self.chain.height() as u64;
+        self.checker.settled(self.now, &self.hosts, &self.witness)?;
+        self.summary.blocks = self.witness.height().0;
         self.summary.hash = self.hasher.finalize().to_hex().to_string();
         Ok(self.summary.clone())
     }
@@ -232,13 +244,7 @@ impl World {
                 clients: List::first([self.clients[index].verifying_key().into()]),
             };
             self.hosts[at].engine.copies.insert(id, Copy::Running { count: 0, since: FOUNDED });
-            let record = Record {
-                sequence: index as u64 + 1,
-                expires: FOUNDED.after(LIFETIME),
-                message: Message::Register(register),
-            };
-            let record = Signed::sign(&self.mesh, &self.hosts[at].key, record).expect("a record is small");
-            self.put(Millis(10), Happening::Record(record));
+            self.put(Millis(10), Happening::Register(at, Box::new(register)));
         }
         self.put(Millis(1_000), Happening::Fate);
     }
@@ -246,9 +252,9 @@ impl World {
     /// Everything that went wrong is made whole, and nobody wants anything any more.
     fn calm(&mut self) {
         self.faults = Faults { skew: self.faults.skew, ..Faults::NONE };
-        self.put(Millis(0), Happening::Resume);
+        self.links.open_all();
         for at in 0..self.hosts.len() {
-            self.put(Millis(0), Happening::Mend(at));
+            self.notice_all(at);
             self.put(Millis(1), Happening::Start(at));
             self.put(Millis(2), Happening::Wished(at, Wish::Drain(false)));
             self.put(Millis(2), Happening::Press(at, Bytes(100 << 20)));
@@ -259,48 +265,33 @@ impl World {
         match happening {
             Happening::Tick(at) => {
                 self.put(Millis(250), Happening::Tick(at));
-                self.repeat(at);
-                self.step(at, Input::Tick)
+                self.expire(at)?;
+                self.brain(at, site::Input::Tick)
             }
             Happening::Measure(at) => {
                 self.put(Millis(1_000), Happening::Measure(at));
                 let load = self.hosts[at].load();
-                self.step(at, Input::Load(load))
+                self.brain(at, site::Input::Load(load))
             }
-            Happening::Hear(at, capacity) => self.step(at, Input::Capacity(capacity)),
+            Happening::Hear(at, capacity) => self.brain(at, site::Input::Capacity(capacity)),
             Happening::Told(from, at, word) => self.told(from, at, word),
-            Happening::Reported(at, report) => self.step(at, Input::Report(report)),
-            Happening::Record(record) => {
-                self.chain.take(record);
-                self.plan_seal();
-                Ok(())
-            }
-            Happening::Seal => self.seal(),
-            Happening::Blocks(at, height) => self.follow(at, height),
-            Happening::Refused(at, life, message) if self.hosts[at].life == life => {
-                self.step(at, Input::Refused(message))
-            }
-            Happening::Refused(..) => Ok(()),
+            Happening::Reported(at, report) => self.brain(at, site::Input::Report(report)),
+            Happening::Ledger(from, at, bytes) => self.heard(from, at, &bytes),
+            Happening::Gossiped(at, record) => self.replica(at, replica::Input::Record(*record)),
+            Happening::Timer(at, life, token) => self.rang(at, life, token),
+            Happening::Notice(at, other) => self.notice(at, other),
+            Happening::Register(at, register) => self.register(at, register),
             Happening::Ends(at, container) => self.ends(at, container),
             Happening::Start(at) => self.start(at),
-            Happening::Wished(at, wish) => self.step(at, Input::Operator(wish)),
+            Happening::Wished(at, wish) => self.brain(at, site::Input::Operator(wish)),
             Happening::Press(at, base) => {
                 self.hosts[at].base = base;
                 Ok(())
             }
-            Happening::Cut(at) => {
-                self.hosts[at].is_cut = true;
-                Ok(())
-            }
-            Happening::Mend(at) => {
-                self.hosts[at].is_cut = false;
-                self.put(Millis(5), Happening::Blocks(at, self.chain.height()));
-                Ok(())
-            }
-            Happening::Resume => {
-                self.is_halted = false;
-                self.seal_at = None;
-                self.plan_seal();
+            Happening::Block(from, to, blocked) => {
+                self.links.block(from, to, blocked);
+                self.notice_later(from, to);
+                self.notice_later(to, from);
                 Ok(())
             }
             Happening::Fate => {
@@ -313,25 +304,33 @@ impl World {
     // Sites.
 
     fn start(&mut self, at: usize) -> Result<(), Violation> {
-        if self.hosts[at].brain.is_some() {
+        if self.hosts[at].is_up() {
             return Ok(());
         }
-        let state = self.chain.state_at(self.hosts[at].height).clone();
-        let effects = self.hosts[at].start(self.now, &state);
+        let state = self.witness.state_at(self.hosts[at].disk.height).clone();
+        let effects = self.hosts[at].start(self.now, &state).map_err(|bad| Violation(format!("site {at}: {bad}")))?;
         if self.hosts[at].life == 1 {
             // Its timers run for as long as the world does.
             let phase = self.dice.below(250);
             self.put(Millis(phase), Happening::Tick(at));
             self.put(Millis(phase), Happening::Measure(at));
         }
-        self.put(Millis(5), Happening::Blocks(at, self.chain.height()));
-        self.perform(at, effects);
+        let mut queue = VecDeque::from([Step::Replica(replica::Input::Start)]);
+        self.obey(at, effects, &mut queue)?;
+        self.drain(at, queue)?;
+        self.notice_all(at);
         Ok(())
     }
 
     fn crash(&mut self, at: usize) {
         self.summary.crashes += 1;
-        self.hosts[at].die();
+        let unsynced = self.hosts[at].disk.unsynced.len() as u64;
+        let kept = usize::try_from(self.dice.below(unsynced + 1)).expect("small");
+        self.hosts[at].die(kept);
+        self.links.forget(at);
+        for other in self.others(at) {
+            self.notice_later(other, at);
+        }
         let life = self.hosts[at].life;
         self.say(|| format!("         site {at} dies, life {life}"));
         let is_long = self.dice.chance(2_000);
@@ -339,24 +338,53 @@ impl World {
         self.put(away, Happening::Start(at));
     }
 
-    fn step(&mut self, at: usize, input: Input) -> Result<(), Violation> {
-        let clock = self.hosts[at].clock(self.now);
-        let Some(brain) = self.hosts[at].brain.as_mut() else { return Ok(()) };
-        let effects = brain.step(clock, input);
-        self.perform(at, effects);
-        Checker::reserved(self.now, &self.hosts[at])
+    fn brain(&mut self, at: usize, input: site::Input) -> Result<(), Violation> {
+        self.drain(at, VecDeque::from([Step::Brain(input)]))
     }
 
-    /// Performs effects in order; the process may die before any of them.
-    fn perform(&mut self, at: usize, effects: Vec<Effect>) {
+    fn replica(&mut self, at: usize, input: replica::Input) -> Result<(), Violation> {
+        self.drain(at, VecDeque::from([Step::Replica(input)]))
+    }
+
+    /// Goes on until the site has nothing more to do, or dies.
+    fn drain(&mut self, at: usize, mut queue: VecDeque<Step>) -> Result<(), Violation> {
+        while let Some(step) = queue.pop_front() {
+            let clock = self.hosts[at].clock(self.now);
+            let Some(process) = &mut self.hosts[at].process else { return Ok(()) };
+            match step {
+                Step::Brain(input) => {
+                    let effects = process.brain.step(clock, input);
+                    self.obey(at, effects, &mut queue)?;
+                    Checker::reserved(self.now, &self.hosts[at])?;
+                }
+                Step::Replica(input) => {
+                    let effects = process.replica.step(clock, input);
+                    self.perform(at, effects, &mut queue)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the process dies before it performs its next effect.
+    fn dies(&mut self, at: usize) -> bool {
+        let dies = self.faults.crash > 0 && self.dice.chance(self.faults.crash);
+        if dies {
+            self.crash(at);
+        }
+        dies
+    }
+
+    /// Does what the brain wants, in order.
+    fn obey(&mut self, at: usize, effects: Vec<Effect>, queue: &mut VecDeque<Step>) -> Result<(), Violation> {
         for effect in effects {
-            if self.faults.crash > 0 && self.dice.chance(self.faults.crash) {
-                return self.crash(at);
+            if self.dies(at) {
+                break;
             }
             self.say(|| format!("         site {at}: {effect:?}"));
             match effect {
-                Effect::Journal(promise) => self.hosts[at].journal.push(promise),
-                Effect::Append(message) => self.append(at, message),
+                Effect::Journal(promise) => self.hosts[at].disk.journal.push(promise),
+                Effect::Append(message) => self.append(at, message, queue)?,
                 Effect::Yield { to, body } => {
                     let signed = Signed::sign(&self.mesh, &self.hosts[at].key, body).expect("a yield is small");
                     self.send(at, to, Word::Yield(signed.into_signed()));
@@ -370,167 +398,36 @@ impl World {
                 }
                 Effect::Gossip(capacity) => {
                     let signed = Signed::sign(&self.mesh, &self.hosts[at].key, capacity).expect("small");
-                    for to in (0..self.hosts.len()).filter(|to| *to != at) {
+                    for to in self.others(at) {
                         self.deliver(at, to, |_| Happening::Hear(to, signed.clone()));
                     }
                 }
                 Effect::Tell(_) => {}
             }
         }
+        Ok(())
     }
 
     fn told(&mut self, from: usize, at: usize, word: Word) -> Result<(), Violation> {
         match word {
             Word::Yield(signed) => match signed.verify(&self.mesh) {
-                Ok(yielded) => self.step(at, Input::Yielded(yielded)),
+                Ok(yielded) => self.brain(at, site::Input::Yielded(yielded)),
                 Err(forged) => Err(Violation(format!("a yield of site {from}: {forged}"))),
             },
             Word::Report(signed) => match signed.verify(&self.mesh) {
-                Ok(report) => self.step(at, Input::Report(report)),
+                Ok(report) => self.brain(at, site::Input::Report(report)),
                 Err(forged) => Err(Violation(format!("a report told by site {from}: {forged}"))),
             },
             Word::Preparing { offer, attempt } => {
                 let from = self.hosts[from].id;
-                self.step(at, Input::Preparing { from, offer, attempt })
+                self.brain(at, site::Input::Preparing { from, offer, attempt })
             }
-            _ => Ok(()),
+            Word::ImageWanted { .. } => Ok(()),
         }
     }
 
-    // The network.
-
-    fn send(&mut self, from: usize, to: SiteId, word: Word) {
-        let Some(to) = self.hosts.iter().position(|host| host.id == to) else { return };
-        self.deliver(from, to, |from| Happening::Told(from, to, word.clone()));
-    }
-
-    fn deliver(&mut self, from: usize, to: usize, make: impl Fn(usize) -> Happening) {
-        for _ in 0..=u32::from(self.dice.chance(self.faults.twice)) {
-            if self.dice.chance(self.faults.loss) || self.hosts[from].is_cut || self.hosts[to].is_cut {
-                continue;
-            }
-            let delay = self.delay();
-            self.put(delay, make(from));
-        }
-    }
-
-    fn delay(&mut self) -> Millis {
-        if self.dice.chance(self.faults.late) { self.dice.span(100..6_000) } else { self.dice.span(1..20) }
-    }
-
-    // The ledger.
-
-    fn append(&mut self, at: usize, message: Message) {
-        let host = &mut self.hosts[at];
-        host.sequence += 1;
-        let expires = host.clock(self.now).after(LIFETIME);
-        let record = Record { sequence: host.sequence, expires, message };
-        let record = Signed::sign(&self.mesh, &host.key, record).expect("a record is small");
-        let id = record_id(&self.mesh, &record).expect("a record is small");
-        host.outbox.insert(id, record.clone());
-        self.submit(at, record);
-    }
-
-    fn submit(&mut self, at: usize, record: VerifiedRecord) {
-        for _ in 0..=u32::from(self.dice.chance(self.faults.twice)) {
-            if self.dice.chance(self.faults.loss) || self.hosts[at].is_cut {
-                continue;
-            }
-            let delay = self.delay();
-            self.put(delay, Happening::Record(record.clone()));
-        }
-    }
-
-    /// What was said and not yet seen is said again; what can no longer take effect is given up.
-    fn repeat(&mut self, at: usize) {
-        if self.hosts[at].brain.is_none() {
-            return;
-        }
-        self.give_up(at, &BTreeSet::new());
-        if self.now.0 % REPEAT.0 < 250 {
-            let again: Vec<_> = self.hosts[at].outbox.values().cloned().collect();
-            for record in again {
-                self.submit(at, record);
-            }
-        }
-    }
-
-    /// Drops what was committed; tells the brain of what the ledger will never take.
-    fn give_up(&mut self, at: usize, committed: &BTreeSet<RecordId>) {
-        let state = self.chain.state_at(self.hosts[at].height).clone();
-        let clock = self.hosts[at].clock(self.now);
-        let life = self.hosts[at].life;
-        let mut refused = vec![];
-        self.hosts[at].outbox.retain(|id, record| {
-            if committed.contains(id) {
-                return false;
-            }
-            match state.check(record, id, clock) {
-                Err(refusal) if !refusal.may_pass_later() => {
-                    refused.push((record.body.message.clone(), refusal));
-                    false
-                }
-                _ => true,
-            }
-        });
-        for (message, refusal) in refused {
-            self.say(|| format!("         site {at}: {} refused: {refusal}", message.name()));
-            self.put(Millis(0), Happening::Refused(at, life, message));
-        }
-    }
-
-    /// A block follows soon on a record that waits, and on time for an auction that is due.
-    fn plan_seal(&mut self) {
-        let soon = self.chain.has_news().then(|| self.now.after(self.dice.span(3..30)));
-        let due = self.chain.state().due().map(|due| due.max(self.now).after(Millis(1)));
-        let Some(at) = soon.into_iter().chain(due).min() else { return };
-        if !self.is_halted && self.seal_at.is_none_or(|planned| at < planned) {
-            self.seal_at = Some(at);
-            self.put(at.since(self.now), Happening::Seal);
-        }
-    }
-
-    fn seal(&mut self) -> Result<(), Violation> {
-        if self.seal_at != Some(self.now) {
-            return Ok(());
-        }
-        self.seal_at = None;
-        if !self.is_halted && self.chain.seal(self.now) {
-            let height = self.chain.height();
-            let block = self.chain.block(height).clone();
-            for event in &block.events {
-                self.say(|| format!("         block {height}: {event:?}"));
-                self.count(event);
-                self.checker.committed(event)?;
-            }
-            for at in 0..self.hosts.len() {
-                if !self.hosts[at].is_cut {
-                    let delay = self.delay();
-                    self.put(delay, Happening::Blocks(at, height));
-                }
-            }
-        }
-        self.plan_seal();
-        Ok(())
-    }
-
-    /// A site hears of blocks up to a height and applies those it lacks.
-    fn follow(&mut self, at: usize, height: usize) -> Result<(), Violation> {
-        while self.hosts[at].height < height && self.hosts[at].brain.is_some() && !self.hosts[at].is_cut {
-            let next = self.hosts[at].height + 1;
-            let block = self.chain.block(next).clone();
-            // On disk before anything follows from it.
-            self.hosts[at].height = next;
-            let life = self.hosts[at].life;
-            for event in block.events {
-                if self.hosts[at].life != life || self.hosts[at].brain.is_none() {
-                    return Ok(());
-                }
-                self.step(at, Input::Ledger { time: block.time, event })?;
-            }
-            self.give_up(at, &block.records);
-        }
-        Ok(())
+    fn others(&self, than: usize) -> Vec<usize> {
+        (0..self.hosts.len()).filter(|at| *at != than).collect()
     }
 
     fn count(&mut self, event: &Event) {
@@ -546,49 +443,6 @@ impl World {
         }
     }
 
-    // Engines.
-
-    fn begin(&mut self, at: usize, task: &Task) {
-        let usual = match task.action {
-            Action::Serve { .. } => 1..50,
-            Action::Prepare { .. } => 50..900,
-            Action::Freeze { .. } => 20..500,
-            Action::Fetch { .. } => 20..1_500,
-            Action::Resume | Action::Thaw => 20..400,
-            Action::Discard | Action::Release => 5..100,
-        };
-        let span = self.dice.span(usual);
-        let times = if self.dice.chance(self.faults.slow) { 30 } else { 1 };
-        self.put(Millis(span.0 * times), Happening::Ends(at, task.container));
-    }
-
-    fn ends(&mut self, at: usize, container: ContainerId) -> Result<(), Violation> {
-        let Some(asked) = self.hosts[at].engine.current(&container) else { return Ok(()) };
-        let before = self.hosts[at].engine.copies.get(&container).copied();
-        let fails = self.dice.chance(self.faults.task);
-        let world = Circumstances { now: self.now, fails, source: self.source_copy(at, &asked.task) };
-        let Some((asked, outcome, next)) = self.hosts[at].engine.finish(&container, world) else { return Ok(()) };
-        let Task { offer, action, .. } = asked.task;
-        self.say(|| format!("         site {at}: {action:?} of {container:?}: {outcome:?}"));
-        self.summary.failures += u64::from(matches!(outcome, Outcome::Failed(_)));
-        if let Some(next) = next {
-            self.begin(at, &next.task);
-        }
-        self.checker.performed(self.now, &self.hosts, at, &asked.task, before, &self.chain)?;
-        if asked.life == self.hosts[at].life {
-            self.step(at, Input::Outcome { offer, action, outcome })?;
-        }
-        Ok(())
-    }
-
-    /// What the source has of a container, if it can be asked: its process serves what is pulled.
-    fn source_copy(&self, at: usize, task: &Task) -> Option<Copy> {
-        let (Action::Prepare { source } | Action::Fetch { source, .. }) = task.action else { return None };
-        let source = self.hosts.iter().find(|host| host.id == source)?;
-        let reachable = source.brain.is_some() && !source.is_cut && !self.hosts[at].is_cut;
-        if reachable { source.engine.copies.get(&task.container).copied() } else { None }
-    }
-
     // Fate.
 
     fn fate(&mut self) {
@@ -599,7 +453,7 @@ impl World {
         let at = usize::try_from(self.dice.below(self.hosts.len() as u64)).expect("an index");
         if self.dice.chance(1_000) {
             let container = container(usize::try_from(self.dice.below(self.clients.len() as u64)).expect("an index"));
-            let owner = self.chain.state().container(&container).map(|known| known.owner);
+            let owner = self.witness.state().container(&container).map(|known| known.owner);
             let place = self.hosts.iter().position(|host| Some(host.id) == owner);
             let prefer = self.dice.chance(5_000).then_some(self.hosts[at].id);
             if let Some(place) = place {
@@ -619,14 +473,14 @@ impl World {
             self.drive(at);
         }
         if self.dice.chance(self.faults.cut) {
-            let until = self.dice.span(500..40_000);
-            self.put(Millis(0), Happening::Cut(at));
-            self.put(until, Happening::Mend(at));
+            let (others, until) = (self.others(at), self.dice.span(500..40_000));
+            self.part(&[at], &others, until);
         }
-        if self.dice.chance(self.faults.halt) && !self.is_halted {
-            self.is_halted = true;
+        if self.dice.chance(self.faults.split) {
+            let side: Vec<usize> = (0..self.hosts.len()).filter(|_| self.dice.chance(5_000)).collect();
+            let others: Vec<usize> = (0..self.hosts.len()).filter(|at| !side.contains(at)).collect();
             let until = self.dice.span(1_000..40_000);
-            self.put(until, Happening::Resume);
+            self.part(&side, &others, until);
         }
     }
 
@@ -654,7 +508,14 @@ impl World {
 
     fn note(&mut self, happening: &Happening) {
         self.line.clear();
-        let _ = write!(self.line, "{} {happening:?}", self.now.since(FOUNDED).0);
+        let since = self.now.since(FOUNDED).0;
+        let _ = match happening {
+            Happening::Ledger(from, to, bytes) => {
+                self.hasher.update(bytes);
+                write!(self.line, "{since} Ledger({from}, {to}, {} bytes)", bytes.len())
+            }
+            _ => write!(self.line, "{since} {happening:?}"),
+        };
         self.hasher.update(self.line.as_bytes());
         if let Some(trace) = &mut self.trace {
             trace.push(self.line.clone());

@@ -1,0 +1,96 @@
+//! What an observer of all disks knows: the one sequence of blocks that the sites agree on.
+
+use std::sync::Arc;
+
+use godwit_ledger::block::{Committed, Height};
+use godwit_ledger::genesis::Genesis;
+use godwit_ledger::replica::Commit;
+use godwit_ledger::state::State;
+use godwit_protocol::{MeshId, SiteId};
+
+use crate::check::Violation;
+
+/// A block and what it led to.
+#[derive(Clone, Debug)]
+struct Sealed {
+    committed: Arc<Committed>,
+    state: State,
+}
+
+/// The sequence of blocks that some site has committed.
+#[derive(Debug)]
+pub struct Witness {
+    founding: State,
+    blocks: Vec<Sealed>,
+}
+
+impl Witness {
+    /// Before the first block.
+    #[must_use]
+    pub fn new(genesis: &Genesis) -> Self {
+        Self { founding: State::genesis(genesis), blocks: vec![] }
+    }
+
+    /// The mesh.
+    #[must_use]
+    pub fn mesh(&self) -> MeshId {
+        self.founding.mesh()
+    }
+
+    /// The height of the last block.
+    #[must_use]
+    pub fn height(&self) -> Height {
+        Height(self.blocks.len() as u64)
+    }
+
+    /// The state after the last block.
+    #[must_use]
+    pub fn state(&self) -> &State {
+        self.state_at(self.height())
+    }
+
+    /// The state after a block that some site has committed.
+    #[must_use]
+    pub fn state_at(&self, height: Height) -> &State {
+        index(height).map_or(&self.founding, |at| &self.blocks[at].state)
+    }
+
+    /// Committed blocks, at most up to `tip`.
+    pub fn blocks(&self, from: Height, tip: Height) -> impl Iterator<Item = Committed> + '_ {
+        let range = index(from).unwrap_or(0)..index(tip).map_or(0, |at| at + 1);
+        self.blocks.get(range).unwrap_or_default().iter().map(|sealed| Committed::clone(&sealed.committed))
+    }
+
+    /// A site commits a block; true if it is the first to do so.
+    ///
+    /// # Errors
+    /// Another block or another state than a site committed before at that height; a certificate that proves nothing.
+    pub fn commit(&mut self, site: SiteId, commit: &Commit) -> Result<bool, Violation> {
+        let (committed, height) = (&commit.committed, commit.committed.certificate.height);
+        let before = height.0.checked_sub(1).map(|before| self.state_at(Height(before)));
+        let Some(before) = before.filter(|_| height.0 <= self.height().0 + 1) else {
+            return Err(Violation(format!("{site:?} commits a block at height {height} that nobody could yet decide")));
+        };
+        if let Err(bad) = committed.certificate.check(&committed.block.header, before.validators()) {
+            return Err(Violation(format!("{site:?} commits a block at height {height} by a bad certificate: {bad}")));
+        }
+        let Some(known) = index(height).and_then(|at| self.blocks.get(at)) else {
+            self.blocks.push(Sealed { committed: Arc::new(committed.clone()), state: commit.state.clone() });
+            return Ok(true);
+        };
+        if known.committed.block.header.hash() != committed.block.header.hash() {
+            return Err(Violation(format!("two blocks are certified at height {height}: {site:?} has the second")));
+        }
+        if known.state.root() != commit.state.root() {
+            return Err(Violation(format!(
+                "{site:?} has another state after block {height} than the first to commit it"
+            )));
+        }
+        Ok(false)
+    }
+}
+
+/// Where the block of a height is; none before the first.
+fn index(height: Height) -> Option<usize> {
+    usize::try_from(height.0).ok()?.checked_sub(1)
+}

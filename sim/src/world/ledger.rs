@@ -1,0 +1,177 @@
+//! Hosts the sites' replicas, as a node does: write-ahead log, store, timers, gossip.
+
+use std::collections::VecDeque;
+
+use godwit_ledger::record::{VerifiedRecord, record_id};
+use godwit_ledger::replica::{self, Commit, Effect, LedgerMessage, MAX_BLOCKS, Offence, TimerToken};
+use godwit_protocol::bounded::List;
+use godwit_protocol::register::Register;
+use godwit_protocol::{Message, SiteId, decode, encode, site};
+
+use super::{CLOCK_BOUND, Happening, REGISTER_AGAIN, Step, World};
+use crate::check::Violation;
+
+impl World {
+    pub(super) fn register(&mut self, at: usize, register: Box<Register>) -> Result<(), Violation> {
+        if self.witness.state().container(&register.container).is_some() {
+            return Ok(());
+        }
+        let mut queue = VecDeque::new();
+        self.append(at, Message::Register((*register).clone()), &mut queue)?;
+        self.put(REGISTER_AGAIN, Happening::Register(at, register));
+        self.drain(at, queue)
+    }
+
+    pub(super) fn append(&mut self, at: usize, message: Message, queue: &mut VecDeque<Step>) -> Result<(), Violation> {
+        let clock = self.hosts[at].clock(self.now);
+        let Some(process) = &mut self.hosts[at].process else { return Ok(()) };
+        let written = process.author.write(clock, message);
+        let (_, record) = written.map_err(|bad| Violation(format!("site {at} says what is malformed: {bad}")))?;
+        queue.push_back(Step::Replica(replica::Input::Submit(record)));
+        Ok(())
+    }
+
+    /// What can no longer be committed is given up.
+    pub(super) fn expire(&mut self, at: usize) -> Result<(), Violation> {
+        let clock = self.hosts[at].clock(self.now);
+        let Some(process) = &mut self.hosts[at].process else { return Ok(()) };
+        let expired = process.author.expire(clock, CLOCK_BOUND);
+        let queue = expired.into_iter().map(|(_, message)| Step::Brain(site::Input::Refused(message)));
+        self.drain(at, queue.collect())
+    }
+
+    pub(super) fn heard(&mut self, from: usize, at: usize, bytes: &[u8]) -> Result<(), Violation> {
+        let message = decode(bytes).map_err(|bad| Violation(format!("site {from} sends what is malformed: {bad}")))?;
+        self.say(|| format!("         site {at} hears from {from}: {message:?}"));
+        let from = self.hosts[from].id;
+        self.replica(at, replica::Input::Message { from, message })
+    }
+
+    pub(super) fn rang(&mut self, at: usize, life: u32, token: TimerToken) -> Result<(), Violation> {
+        let host = &mut self.hosts[at];
+        let is_set = host.life == life && host.process.as_mut().is_some_and(|process| process.timers.remove(&token));
+        if is_set { self.replica(at, replica::Input::Timer(token)) } else { Ok(()) }
+    }
+
+    /// Does what the replica wants, in order.
+    pub(super) fn perform(
+        &mut self,
+        at: usize,
+        effects: Vec<Effect>,
+        queue: &mut VecDeque<Step>,
+    ) -> Result<(), Violation> {
+        for effect in effects {
+            if self.dies(at) {
+                break;
+            }
+            self.perform_one(at, effect, queue)?;
+        }
+        Ok(())
+    }
+
+    fn perform_one(&mut self, at: usize, effect: Effect, queue: &mut VecDeque<Step>) -> Result<(), Violation> {
+        match effect {
+            Effect::WalAppend(entry) => self.hosts[at].disk.unsynced.push(entry),
+            Effect::WalSync => {
+                let disk = &mut self.hosts[at].disk;
+                disk.log.append(&mut disk.unsynced);
+            }
+            Effect::Send { to, message } => self.post(at, &[to], &message)?,
+            Effect::Announce { to, message } => self.post(at, &to, &message)?,
+            Effect::Broadcast(message) => {
+                let validators = self.witness.state_at(self.hosts[at].disk.height).validators().to_vec();
+                self.post(at, &validators, &message)?;
+            }
+            Effect::SetTimer { token, after } => {
+                let life = self.hosts[at].life;
+                if let Some(process) = &mut self.hosts[at].process {
+                    process.timers.insert(token);
+                }
+                self.put(after, Happening::Timer(at, life, token));
+            }
+            Effect::CancelTimers => {
+                if let Some(process) = &mut self.hosts[at].process {
+                    process.timers.clear();
+                }
+            }
+            Effect::Commit(commit) => self.commit(at, *commit, queue)?,
+            Effect::ServeBlocks { to, from, most } => {
+                let blocks = self.witness.blocks(from, self.hosts[at].disk.height).take(usize::from(most));
+                let blocks: List<_, MAX_BLOCKS> = List::first(blocks);
+                self.post(at, &[to], &LedgerMessage::Blocks(blocks))?;
+            }
+            Effect::Refused { id, why } => {
+                let settled = self.hosts[at].process.as_mut().and_then(|process| process.author.settle(&id));
+                if let Some(message) = settled {
+                    self.say(|| format!("         site {at}: {} refused: {why}", message.name()));
+                    queue.push_back(Step::Brain(site::Input::Refused(message)));
+                }
+            }
+            Effect::Gossip(record) => {
+                let verified = record.verify(&self.mesh);
+                let record: VerifiedRecord = verified.map_err(|bad| Violation(format!("site {at} gossips: {bad}")))?;
+                for to in self.others(at) {
+                    self.deliver(at, to, |_| Happening::Gossiped(to, Box::new(record.clone())));
+                }
+            }
+            Effect::Misbehaved { site, what } => self.suspect(at, site, &what)?,
+            Effect::Halt { why } => return Err(Violation(format!("the ledger of site {at} stops: {why}"))),
+        }
+        Ok(())
+    }
+
+    /// Nobody misbehaves here. That a word comes late, or a clock is off, may look so; a forgery or a contradiction not.
+    fn suspect(&mut self, at: usize, site: SiteId, what: &Offence) -> Result<(), Violation> {
+        self.summary.suspicions += 1;
+        self.say(|| format!("         site {at} suspects {site:?}: {what}"));
+        match what {
+            Offence::Clock { .. } | Offence::AbsurdRound => Ok(()),
+            _ => Err(Violation(format!("site {at} holds against {site:?}, which is honest: {what}"))),
+        }
+    }
+
+    fn commit(&mut self, at: usize, commit: Commit, queue: &mut VecDeque<Step>) -> Result<(), Violation> {
+        let height = commit.committed.certificate.height;
+        if height != self.hosts[at].disk.height.next() {
+            let before = self.hosts[at].disk.height;
+            return Err(Violation(format!("site {at} commits block {height} on block {before}")));
+        }
+        if self.witness.commit(self.hosts[at].id, &commit)? {
+            for event in &commit.events {
+                self.say(|| format!("         block {height}: {event:?}"));
+                self.count(event);
+                self.checker.committed(event)?;
+            }
+        }
+        let host = &mut self.hosts[at];
+        host.disk.height = height;
+        host.disk.log.clear();
+        host.disk.unsynced.clear();
+        let next = commit.state.next_sequence(&host.id);
+        if let Some(process) = &mut host.process {
+            process.author.seen(next);
+            for record in commit.committed.block.records.iter() {
+                if let Ok(id) = record_id(&self.mesh, record) {
+                    process.author.settle(&id);
+                }
+            }
+        }
+        let time = commit.committed.block.header.time;
+        queue.extend(commit.events.into_iter().map(|event| Step::Brain(site::Input::Ledger { time, event })));
+        Ok(())
+    }
+
+    fn post(&mut self, at: usize, to: &[SiteId], message: &LedgerMessage) -> Result<(), Violation> {
+        let signs = matches!(message, LedgerMessage::Vote { .. } | LedgerMessage::Proposal(_));
+        if signs && !self.hosts[at].disk.unsynced.is_empty() {
+            return Err(Violation(format!("site {at} says a {} before its log is synced", message.name())));
+        }
+        let bytes = encode(message).map_err(|bad| Violation(format!("site {at} sends what is malformed: {bad}")))?;
+        let bytes: std::sync::Arc<[u8]> = bytes.into();
+        for to in to.iter().filter_map(|to| self.place(to)).filter(|to| *to != at).collect::<Vec<_>>() {
+            self.summary.messages += 1;
+            self.deliver(at, to, |from| Happening::Ledger(from, to, std::sync::Arc::clone(&bytes)));
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,75 @@
+//! The network between the sites: what is said arrives late, twice or not at all.
+
+use godwit_protocol::word::Word;
+use godwit_protocol::{Millis, SiteId};
+
+use super::{Happening, World};
+use crate::check::Violation;
+
+impl World {
+    pub(super) fn send(&mut self, from: usize, to: SiteId, word: Word) {
+        let Some(to) = self.place(&to) else { return };
+        self.deliver(from, to, |from| Happening::Told(from, to, word.clone()));
+    }
+
+    pub(super) fn deliver(&mut self, from: usize, to: usize, make: impl Fn(usize) -> Happening) {
+        for _ in 0..=u32::from(self.dice.chance(self.faults.twice)) {
+            if self.dice.chance(self.faults.loss) || !self.links.reaches(from, to) {
+                continue;
+            }
+            let delay = if self.dice.chance(self.faults.late) { 100..6_000 } else { 1..20 };
+            let delay = self.dice.span(delay);
+            self.put(delay, make(from));
+        }
+    }
+
+    pub(super) fn place(&self, site: &SiteId) -> Option<usize> {
+        self.hosts.iter().position(|host| host.id == *site)
+    }
+
+    /// Parts one side from the other for a time: both directions, or one of them.
+    pub(super) fn part(&mut self, side: &[usize], other: &[usize], until: Millis) {
+        let (out, back) = *self.dice.pick(&[(true, true), (true, true), (true, false), (false, true)]);
+        for one in side {
+            for far in other {
+                for (from, to, parted) in [(*one, *far, out), (*far, *one, back)] {
+                    if parted {
+                        self.put(Millis(0), Happening::Block(from, to, true));
+                        self.put(until, Happening::Block(from, to, false));
+                    }
+                }
+            }
+        }
+    }
+
+    /// A broken connection is noticed by its silence, a new one when it is dialled.
+    pub(super) fn notice_later(&mut self, at: usize, other: usize) {
+        let after = self.dice.span(10..4_000);
+        self.put(after, Happening::Notice(at, other));
+    }
+
+    /// A site that starts dials all others.
+    pub(super) fn notice_all(&mut self, at: usize) {
+        for other in self.others(at) {
+            // Whoever took the life before for alive gets another connection.
+            self.put(Millis(0), Happening::Notice(other, at));
+            let after = self.dice.span(5..500);
+            self.put(after, Happening::Notice(at, other));
+            self.put(after, Happening::Notice(other, at));
+        }
+    }
+
+    pub(super) fn notice(&mut self, at: usize, other: usize) -> Result<(), Violation> {
+        let connected = self.hosts[other].is_up() && self.links.carries(at, other);
+        if !self.hosts[at].is_up() || !self.links.learn(at, other, connected) {
+            return Ok(());
+        }
+        let site = self.hosts[other].id;
+        let input = if connected {
+            godwit_ledger::replica::Input::Connected(site)
+        } else {
+            godwit_ledger::replica::Input::Disconnected(site)
+        };
+        self.replica(at, input)
+    }
+}
