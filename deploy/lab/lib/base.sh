@@ -2,9 +2,9 @@
 # The root file system that all sites share: Debian 13 with a Docker engine, and CRIU from sid, because 4.2 is the first
 # version that can dump sockets on kernels from 6.16.
 
-BASE_RECIPE=1 # raise when the recipe changes: an older cache is then rebuilt
+BASE_RECIPE=2 # raise when the recipe changes: an older cache is then rebuilt
 BASE_ROOT=$LAB_DIR/base/$BASE_RECIPE
-BASE_PACKAGES=ca-certificates,curl,iproute2,iptables,iputils-ping,nftables,procps,strace
+BASE_PACKAGES=ca-certificates,curl,iproute2,iptables,iputils-ping,nftables,openssh-client,openssh-server,procps,strace
 CRIU_PACKAGES=(criu libcompel1 libnet9 libnl-3-200)
 CRIU_AT_LEAST=4.2
 
