@@ -89,6 +89,11 @@ impl DockerRuntime {
         let begun = mark.clone();
         let folder = dir.clone();
         on_thread(move || begin(&folder, &begun)).await?;
+        if stateful {
+            let images = dir.join(IMAGES);
+            fs::create_dir(&images).map_err(Cause::io("make", &images))?;
+            self.point_criu(container, &images, criu::Log::Dump)?;
+        }
 
         let started = Instant::now();
         self.criu_files(container).set_frozen(true).map_err(Cause::io("mark as frozen in", &self.config.state))?;
@@ -115,11 +120,6 @@ impl DockerRuntime {
     /// Stops the container with its memory in the folder; if that fails it runs on, reachable.
     async fn capture(&self, found: &Container, spec: &Spec, dir: &Path) -> Result<(), Cause> {
         let files = self.criu_files(spec.deploy.container);
-        let images = dir.join(IMAGES);
-        fs::create_dir(&images).map_err(Cause::io("make", &images))?;
-        // CRIU ignores an absent file, and would then refuse or reset live connections.
-        files.write(&images).map_err(Cause::io("write CRIU's options to", &files.config))?;
-        files.clear(criu::Log::Dump);
         let checkpoint_dir = Some(dir.to_string_lossy().into_owned());
         let options = CreateCheckpointOptions { checkpoint_id: CHECKPOINT.into(), checkpoint_dir, exit: true };
         let Err(error) = self.docker.create_checkpoint(&found.id, options).await else {
@@ -312,9 +312,7 @@ impl DockerRuntime {
         if !(checkpoint.join(DESCRIPTORS).exists() && images.join("inventory.img").exists()) {
             return Err(Cause::Incomplete(dir.to_owned()));
         }
-        let files = self.criu_files(container);
-        files.write(&images).map_err(Cause::io("write CRIU's options to", &files.config))?;
-        files.clear(criu::Log::Restore);
+        let files = self.point_criu(container, &images, criu::Log::Restore)?;
         let _link = CheckpointLink::make(&found.folder(&self.root), dir)?;
         let engine = starting_from_checkpoint(&self.docker);
         let mut result = Ok(());
@@ -332,6 +330,15 @@ impl DockerRuntime {
             return Ok(());
         }
         Err(files.reason(criu::Log::Restore).map_or_else(|| Cause::from(error), |reason| Cause::Criu { reason }))
+    }
+
+    /// Names the folder of images for CRIU's next run, and forgets what the last one of its kind said.
+    fn point_criu(&self, container: ContainerId, images: &Path, log: criu::Log) -> Result<criu::Files, Cause> {
+        let files = self.criu_files(container);
+        // CRIU ignores an absent file, and would then refuse or reset live connections.
+        files.write(images).map_err(Cause::io("write CRIU's options to", &files.config))?;
+        files.clear(log);
+        Ok(files)
     }
 
     async fn hold(&self, address: Address) -> Result<(), Cause> {
