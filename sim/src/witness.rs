@@ -1,19 +1,17 @@
 //! What an observer of all disks knows: the one sequence of blocks that the sites agree on.
 
-use std::sync::Arc;
-
 use godwit_ledger::block::{Committed, Height};
 use godwit_ledger::genesis::Genesis;
 use godwit_ledger::replica::Commit;
 use godwit_ledger::state::State;
-use godwit_protocol::{MeshId, SiteId};
+use godwit_protocol::SiteId;
 
 use crate::check::Violation;
 
 /// A block and what it led to.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 struct Sealed {
-    committed: Arc<Committed>,
+    committed: Committed,
     state: State,
 }
 
@@ -26,15 +24,13 @@ pub struct Witness {
 
 impl Witness {
     /// Before the first block.
+    ///
+    /// # Panics
+    /// If the genesis founds no mesh.
     #[must_use]
     pub fn new(genesis: &Genesis) -> Self {
+        genesis.check().expect("the simulated genesis is one that founds a mesh");
         Self { founding: State::genesis(genesis), blocks: vec![] }
-    }
-
-    /// The mesh.
-    #[must_use]
-    pub fn mesh(&self) -> MeshId {
-        self.founding.mesh()
     }
 
     /// The height of the last block.
@@ -58,7 +54,7 @@ impl Witness {
     /// Committed blocks, at most up to `tip`.
     pub fn blocks(&self, from: Height, tip: Height) -> impl Iterator<Item = Committed> + '_ {
         let range = index(from).unwrap_or(0)..index(tip).map_or(0, |at| at + 1);
-        self.blocks.get(range).unwrap_or_default().iter().map(|sealed| Committed::clone(&sealed.committed))
+        self.blocks.get(range).unwrap_or_default().iter().map(|sealed| sealed.committed.clone())
     }
 
     /// A site commits a block; true if it is the first to do so.
@@ -75,7 +71,7 @@ impl Witness {
             return Err(Violation(format!("{site:?} commits a block at height {height} by a bad certificate: {bad}")));
         }
         let Some(known) = index(height).and_then(|at| self.blocks.get(at)) else {
-            self.blocks.push(Sealed { committed: Arc::new(committed.clone()), state: commit.state.clone() });
+            self.blocks.push(Sealed { committed: committed.clone(), state: commit.state.clone() });
             return Ok(true);
         };
         if known.committed.block.header.hash() != committed.block.header.hash() {

@@ -318,6 +318,13 @@ impl World {
         let mut queue = VecDeque::from([Step::Replica(replica::Input::Start)]);
         self.obey(at, effects, &mut queue)?;
         self.drain(at, queue)?;
+        // Whoever took the life before for alive gets another connection.
+        let id = self.hosts[at].id;
+        for other in self.others(at) {
+            if self.links.learn(other, at, false) {
+                self.replica(other, replica::Input::Disconnected(id))?;
+            }
+        }
         self.notice_all(at);
         Ok(())
     }

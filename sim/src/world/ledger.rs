@@ -1,6 +1,7 @@
 //! Hosts the sites' replicas, as a node does: write-ahead log, store, timers, gossip.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use godwit_ledger::record::{VerifiedRecord, record_id};
 use godwit_ledger::replica::{self, Commit, Effect, LedgerMessage, MAX_BLOCKS, Offence, TimerToken};
@@ -167,10 +168,10 @@ impl World {
             return Err(Violation(format!("site {at} says a {} before its log is synced", message.name())));
         }
         let bytes = encode(message).map_err(|bad| Violation(format!("site {at} sends what is malformed: {bad}")))?;
-        let bytes: std::sync::Arc<[u8]> = bytes.into();
+        let bytes: Arc<[u8]> = bytes.into();
         for to in to.iter().filter_map(|to| self.place(to)).filter(|to| *to != at).collect::<Vec<_>>() {
             self.summary.messages += 1;
-            self.deliver(at, to, |from| Happening::Ledger(from, to, std::sync::Arc::clone(&bytes)));
+            self.deliver(at, to, |from| Happening::Ledger(from, to, Arc::clone(&bytes)));
         }
         Ok(())
     }

@@ -1,5 +1,6 @@
 //! The network between the sites: what is said arrives late, twice or not at all.
 
+use godwit_ledger::replica::Input;
 use godwit_protocol::word::Word;
 use godwit_protocol::{Millis, SiteId};
 
@@ -48,11 +49,9 @@ impl World {
         self.put(after, Happening::Notice(at, other));
     }
 
-    /// A site that starts dials all others.
+    /// Between a site and all others connections are made, as far as they can be.
     pub(super) fn notice_all(&mut self, at: usize) {
         for other in self.others(at) {
-            // Whoever took the life before for alive gets another connection.
-            self.put(Millis(0), Happening::Notice(other, at));
             let after = self.dice.span(5..500);
             self.put(after, Happening::Notice(at, other));
             self.put(after, Happening::Notice(other, at));
@@ -65,11 +64,7 @@ impl World {
             return Ok(());
         }
         let site = self.hosts[other].id;
-        let input = if connected {
-            godwit_ledger::replica::Input::Connected(site)
-        } else {
-            godwit_ledger::replica::Input::Disconnected(site)
-        };
+        let input = if connected { Input::Connected(site) } else { Input::Disconnected(site) };
         self.replica(at, input)
     }
 }
