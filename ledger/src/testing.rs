@@ -11,6 +11,7 @@ use godwit_protocol::offer::{DEFAULT_WINDOW, Offer, Why};
 use godwit_protocol::receipt::{Ready, Receipt};
 use godwit_protocol::register::Register;
 use godwit_protocol::report::{Report, Signal};
+use godwit_protocol::signed::sign_bytes;
 use godwit_protocol::yield_::Yield;
 use godwit_protocol::{
     Address, Bytes, ContainerId, Dbm, Epoch, Event, Hash, ImageId, Message, MilliCpu, Millis, OfferId, PerMille,
@@ -227,11 +228,10 @@ impl Mesh {
     }
 
     pub fn certify(&self, block: &Block, signers: &[u8]) -> Certificate {
-        use ed25519_dalek::Signer as _;
         let (height, hash) = (block.header.height, block.header.hash());
         let sign = |n: &u8| {
             let bytes = precommit_bytes(&block.header.mesh, height, 0, hash, site(*n));
-            (site(*n), godwit_protocol::Signature(key(*n).sign(&bytes).to_bytes()))
+            (site(*n), sign_bytes(&key(*n), &bytes))
         };
         let signatures = List::new(signers.iter().map(sign).collect()).expect("few");
         Certificate { height, round: 0, block: hash, signatures }

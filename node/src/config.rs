@@ -184,6 +184,7 @@ fn limits(layers: &Layers) -> Result<Limits, BadConfig> {
 fn patience(layers: &Layers) -> Result<Patience, BadConfig> {
     Ok(Patience {
         ready: Millis(layers.get("ready_timeout_ms", parse::whole(100, 3_600_000))?),
+        prepare: Millis(layers.get("prepare_timeout_ms", parse::whole(1_000, 86_400_000))?),
         fresh: Millis(layers.get("ready_fresh_ms", parse::whole(100, 60_000))?),
         receipt: Millis(layers.get("receipt_timeout_ms", parse::whole(100, 3_600_000))?),
         bytes_per_ms: layers.get("slowest_link_mbit", parse::whole(1_u64, 100_000))? * BYTES_PER_MS_IN_MBIT,

@@ -14,3 +14,6 @@ pub mod monitor;
 pub mod net;
 pub mod run;
 pub mod runtime;
+
+#[cfg(not(debug_assertions))]
+const _: () = assert!(godwit_protocol::IS_SOUND, "a site must not be built with the simulator's features");

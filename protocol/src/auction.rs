@@ -9,6 +9,7 @@ use crate::award::{Award, Ranked};
 use crate::bid::Bid;
 use crate::id::{Hash, OfferId, SiteId};
 use crate::offer::{Offer, Why};
+use crate::planted::{self, Bug};
 
 /// One dB of the client's signal outweighs every other part together.
 const SIGNAL: i64 = 1 << 24;
@@ -38,6 +39,8 @@ pub fn close(parent: &Hash, id: &OfferId, offer: &Offer, bids: &[(SiteId, Bid)])
     let mut ranking: Vec<Ranked> =
         bids.iter().map(|(site, bid)| Ranked { site: *site, score: score(offer, site, bid) }).collect();
     let tie = |site: &SiteId| Hash::of_parts("godwit/tie", &[&parent.0, &id.0, &site.0]);
-    ranking.sort_by(|a, b| b.score.cmp(&a.score).then_with(|| tie(&a.site).cmp(&tie(&b.site))));
+    if !planted::is(Bug::AwardByArrival) {
+        ranking.sort_by(|a, b| b.score.cmp(&a.score).then_with(|| tie(&a.site).cmp(&tie(&b.site))));
+    }
     Award { ranking }
 }

@@ -17,6 +17,7 @@ extern crate std;
 pub mod bounded;
 pub mod codec;
 pub mod id;
+pub mod planted;
 pub mod signed;
 pub mod units;
 
@@ -50,3 +51,6 @@ pub use id::{ClientId, ContainerId, Hash, ImageId, MeshId, OfferId, RecordId, Si
 pub use message::Message;
 pub use signed::{Forged, Signable, Signature, Signed, Verified};
 pub use units::{Address, Bytes, Dbm, Epoch, MilliCpu, Millis, PerMille, Time};
+
+/// Whether this build is one to rely on: no simulator's stand-in for signatures, no place for a planted bug.
+pub const IS_SOUND: bool = cfg!(not(any(feature = "keyed-hash", feature = "planted")));

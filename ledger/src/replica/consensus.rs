@@ -1,5 +1,6 @@
 //! Deciding the next height: from reason to begin, over votes and proposals, to the commit.
 
+use godwit_protocol::planted::{self, Bug};
 use godwit_protocol::{Millis, RecordId, SiteId, Time};
 use malachitebft_core_consensus::{Error, Input as Feed, LocallyProposedValue, ProposedValue, process};
 use malachitebft_core_types::{
@@ -325,14 +326,17 @@ impl Replica {
         }
         let valid_block = self.host.held.get(&hash).is_some_and(|held| held.applied.is_some());
         // The proposer's clock is judged on the first proposal only: a polka shows that enough others found it fine.
-        let first = proposal.body.polka.is_none();
+        let (first, timely) = (proposal.body.polka.is_none(), self.is_timely(time, round));
         if first && builder != proposal.author {
             self.misbehaved(proposal.author, Offence::OthersBlock);
         }
-        if first && !self.is_timely(time, round) {
+        if first && !timely {
             self.misbehaved(proposal.author, Offence::Clock { got: time, now: self.host.now });
         }
-        let valid = valid_block && (!first || (builder == proposal.author && self.is_timely(time, round)));
+        let mut valid = valid_block && (!first || (builder == proposal.author && timely));
+        if planted::is(Bug::ClockOfReproposals) {
+            valid &= timely;
+        }
         self.drive(Feed::Proposal(proposal_in(&proposal)));
         let Some(held) = self.host.held.get_mut(&hash) else { return };
         // The core keeps a verdict for the height, and lets it change for the better only.

@@ -2,9 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use ed25519_dalek::{Signer, SigningKey};
+use ed25519_dalek::SigningKey;
 use godwit_protocol::bounded::List;
-use godwit_protocol::signed::{signing_bytes, verify_bytes};
+use godwit_protocol::signed::{sign_bytes, signing_bytes, verify_bytes};
 use godwit_protocol::{Hash, MeshId, Signable, Signature, SiteId, Time};
 use malachitebft_core_consensus::{
     ConsensusMsg, Effect as Ask, LivenessMsg, MisbehaviorEvidence, Resumable, Resume, SignedConsensusMsg,
@@ -278,7 +278,7 @@ impl Host {
 
     fn sign<T: Signable>(&mut self, word: &T) -> Sig {
         let bytes = signing_bytes(&self.mesh, word).expect("votes and proposals have some hundred bytes");
-        let signature = self.key.sign(&bytes).to_bytes();
+        let signature = sign_bytes(&self.key, &bytes).0;
         self.remember(Hash::of_parts("verified", &[&self.me.0, &bytes, &signature]));
         Sig(signature)
     }

@@ -1,5 +1,7 @@
 //! The order of effects: written, synced, then said.
 
+use godwit_protocol::planted::{self, Bug};
+
 use super::Effect;
 
 /// Collects one step's effects. Whatever a step wants written comes before whatever it says, so that one sync serves all
@@ -47,7 +49,8 @@ impl Outbox {
 
     fn seal(&mut self) {
         self.sealed.extend(self.entries.drain(..).map(Effect::WalAppend));
-        if std::mem::take(&mut self.signed) && std::mem::take(&mut self.unsynced) {
+        if std::mem::take(&mut self.signed) && std::mem::take(&mut self.unsynced) && !planted::is(Bug::SpeakBeforeSync)
+        {
             self.sealed.push(Effect::WalSync);
         }
         self.sealed.append(&mut self.said);

@@ -66,6 +66,11 @@ pub const KEYS: &[Key] = &[
         "30000",
         "How long a source waits for a winner that neither is ready nor says that it prepares, in ms.",
     ),
+    key(
+        "prepare_timeout_ms",
+        "1200000",
+        "How long a source waits for a winner to be ready, whatever the winner says meanwhile, in ms.",
+    ),
     key("ready_fresh_ms", "2000", "A source freezes only if the winner's `Ready` was committed less long ago, in ms."),
     key(
         "yield_timeout_ms",

@@ -226,12 +226,16 @@ pub enum Stage {
     Received,
 }
 
-/// How long a side waits, by its own clock, before it gives an attempt up. All are bounds on silence, not on work.
+/// How long a side waits, by its own clock, before it gives an attempt up. All but `prepare` are bounds on silence, not on
+/// work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Patience {
     /// Source: without a `Ready` or a word that it is being prepared.
     pub ready: Millis,
+    /// Source: from the attempt's beginning to its `Ready`, whatever the winner says meanwhile: none keeps a container on
+    /// offer for ever.
+    pub prepare: Millis,
     /// Source: a `Ready` committed longer ago than this is stale, and does not lead to a freeze.
     pub fresh: Millis,
     /// Source: from `Yield` to the committed `Receipt`, for a checkpoint of no size.
@@ -248,6 +252,8 @@ impl Default for Patience {
     fn default() -> Self {
         Self {
             ready: Millis(30_000),
+            // An image of 1 GB over the slowest link takes 8 minutes.
+            prepare: Millis(1_200_000),
             fresh: Millis(2_000),
             receipt: Millis(15_000),
             bytes_per_ms: 2_000,

@@ -11,6 +11,7 @@ use crate::bounded::Text;
 use crate::event::Event;
 use crate::id::{ContainerId, Hash, OfferId, SiteId};
 use crate::message::Message;
+use crate::planted::{self, Bug};
 use crate::units::{Bytes, Epoch, Millis, Time};
 use crate::yield_::Yield;
 
@@ -33,6 +34,8 @@ pub struct Source {
     phase: Phase,
     /// When the phase began or its counterpart last gave a sign of life.
     since: Time,
+    /// When the attempt began.
+    began: Time,
     /// When something was last said, to be said again.
     said: Time,
     /// When the container was stopped.
@@ -89,6 +92,7 @@ impl Source {
             target: None,
             phase: Phase::Bidding,
             since: now,
+            began: now,
             said: now,
             froze: now,
             retry: None,
@@ -184,7 +188,9 @@ impl Source {
                 effects.extend(self.abort(now, Standing::Runs, Then::End, reason));
                 effects
             }
-            (Phase::Serving, Input::Tick) if now.since(self.since) > self.patience.ready => {
+            (Phase::Serving, Input::Tick)
+                if now.since(self.since) > self.patience.ready || now.since(self.began) > self.patience.prepare =>
+            {
                 self.abort(now, Standing::Runs, Then::Next, Reason::Silent)
             }
 
@@ -218,6 +224,13 @@ impl Source {
             }
 
             // H6
+            (Phase::Yielded { bytes, .. }, Input::Tick)
+                if now.since(self.since) > self.patience_for(bytes) && planted::is(Bug::ResumeWithoutAbort) =>
+            {
+                let mut effects = vec![self.act(Action::Thaw)];
+                effects.extend(self.abort(now, Standing::Thaws, Then::Next, Reason::Silent));
+                effects
+            }
             (Phase::Yielded { bytes, .. }, Input::Tick) if now.since(self.since) > self.patience_for(bytes) => {
                 self.abort(now, Standing::Kept, Then::Next, Reason::Silent)
             }
@@ -332,6 +345,7 @@ impl Source {
 
     fn serve(&mut self, now: Time) -> Vec<Effect> {
         self.enter(now, Phase::Serving);
+        self.began = now;
         vec![self.act(Action::Serve { target: self.peer() })]
     }
 

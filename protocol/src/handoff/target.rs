@@ -40,6 +40,8 @@ pub struct Target {
     bytes: Bytes,
     /// When a discard that failed is to be tried again.
     retry: Option<Time>,
+    /// Why the attempt of ours was declined, until the ledger shows it: a source that is gone ends it for nobody.
+    declined: Option<Reason>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -95,6 +97,7 @@ impl Target {
             spans: Spans::default(),
             bytes: Bytes(0),
             retry: None,
+            declined: None,
         }
     }
 
@@ -255,6 +258,13 @@ impl Target {
                 vec![self.abort(Reason::Failed(Text::clipped("restore failed")))]
             }
 
+            (Phase::Waiting | Phase::Discarding { over: false }, Input::Tick)
+                if now.since(self.said) > self.patience.again && self.declined.is_some() =>
+            {
+                self.said = now;
+                self.declined.clone().map(|reason| self.refusal(reason)).into_iter().collect()
+            }
+
             // A copy that stays could be taken for one that may run: it goes before anything else.
             (Phase::Discarding { .. }, Input::Outcome(Action::Discard, Outcome::Failed(reason))) => {
                 self.retry = Some(now.after(AFTER_FAILURE));
@@ -283,13 +293,17 @@ impl Target {
             }
             Event::Passed { attempt, .. } => {
                 let had = self.holds_copy();
-                self.attempt = attempt;
+                (self.attempt, self.declined) = (attempt, None);
                 match (had, self.is_winner()) {
                     // Our attempt ended: what we hold never ran and never will.
                     (true, _) => self.discard(now, false),
                     (false, true) => match fits() {
                         Ok(()) => self.prepare(now),
-                        Err(reason) => vec![self.refusal(reason)],
+                        Err(reason) => {
+                            self.said = now;
+                            self.declined = Some(reason.clone());
+                            vec![self.refusal(reason)]
+                        }
                     },
                     (false, false) => vec![],
                 }
@@ -358,6 +372,7 @@ impl Target {
     }
 
     fn decline(&mut self, now: Time, action: Action, reason: Reason) -> Vec<Effect> {
+        self.declined = Some(reason.clone());
         let mut effects = vec![self.tell(What::Failed(action, reason.clone())), self.refusal(reason)];
         effects.extend(self.discard(now, false));
         effects

@@ -325,6 +325,15 @@ fn source_goes_to_the_next_when_the_target_is_silent_before_ready() {
 }
 
 #[test]
+fn source_goes_to_the_next_when_the_target_prepares_for_ever() {
+    let mut source = Side::<Source>::opened().sees(Fact::Awarded, &["do serve"]);
+    for _ in 0..60 {
+        source = source.later(20_000).on(Input::Preparing(1), &[]).on(Input::Tick, &[]);
+    }
+    source.later(1).on(Input::Tick, &["append abort next 1"]).sees(Fact::Passed(2, SECOND), &["do serve"]);
+}
+
+#[test]
 fn source_thaws_for_the_next_when_the_target_gives_up_during_the_freeze() {
     Side::<Source>::freezing()
         .sees(Fact::Passed(2, SECOND), &["do thaw"])
@@ -535,6 +544,22 @@ fn target_fetches_for_no_yield_but_its_own() {
 }
 
 // "disk full, engine refuses, image missing": `Decline` with the reason, the runner-up takes over.
+
+#[test]
+fn target_says_its_decline_again_until_the_ledger_shows_it() {
+    let discarded = Input::Outcome(Action::Discard, Outcome::Settled);
+    Side::<Target>::bidding(FIRST)
+        .sees(Fact::Awarded, &["do prepare"])
+        .on(prepared(failed()), &["append decline 1", "do discard"])
+        .later(6_000)
+        .on(Input::Tick, &["append decline 1"])
+        .on(discarded, &[])
+        .later(6_000)
+        .on(Input::Tick, &["append decline 1"])
+        .sees(Fact::Passed(2, SECOND), &[])
+        .later(60_000)
+        .on(Input::Tick, &[]);
+}
 
 #[test]
 fn target_that_cannot_prepare_or_fetch_declines_and_leaves_nothing() {
