@@ -66,6 +66,8 @@ pub struct Circumstances {
     pub fails: bool,
     /// The source's copy, if the source can be reached; for [`Action::Prepare`] and [`Action::Fetch`].
     pub source: Option<Copy>,
+    /// The container begins anew wherever it is started.
+    pub stateless: bool,
 }
 
 impl Copy {
@@ -78,6 +80,11 @@ impl Copy {
             Self::Prepared { .. } => 0,
         }
     }
+
+    /// It runs from now on, from where it stood.
+    fn started(self, world: Circumstances) -> Self {
+        Self::Running { count: if world.stateless { 0 } else { self.count(world.now) }, since: world.now }
+    }
 }
 
 impl Engine {
@@ -86,6 +93,13 @@ impl Engine {
         let queue = self.queues.entry(asked.task.container).or_default();
         queue.push_back(asked);
         queue.len() == 1
+    }
+
+    /// What was frozen runs: what no crash may do.
+    pub fn thaw_all(&mut self, now: Time) {
+        for copy in self.copies.values_mut().filter(|copy| matches!(copy, Copy::Frozen { .. })) {
+            *copy = Copy::Running { count: copy.count(now), since: now };
+        }
     }
 
     /// The process that asked is gone: only what was begun is finished.
@@ -165,7 +179,7 @@ impl Engine {
             (Action::Resume, Some(Copy::Running { .. })) => Outcome::Resumed,
             (Action::Resume, _) if world.fails => failed("resume"),
             (Action::Resume, Some(copy @ Copy::Fetched { .. })) => {
-                self.copies.insert(id, Copy::Running { count: copy.count(now), since: now });
+                self.copies.insert(id, copy.started(world));
                 Outcome::Resumed
             }
             (Action::Resume, _) => failed("nothing to resume"),
@@ -173,7 +187,7 @@ impl Engine {
             (Action::Thaw, Some(Copy::Running { .. })) => Outcome::Settled,
             (Action::Thaw, _) if world.fails => failed("thaw"),
             (Action::Thaw, Some(copy @ Copy::Frozen { .. })) => {
-                self.copies.insert(id, Copy::Running { count: copy.count(now), since: now });
+                self.copies.insert(id, copy.started(world));
                 Outcome::Settled
             }
             (Action::Thaw, _) => failed("nothing to thaw"),

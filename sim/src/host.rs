@@ -11,10 +11,12 @@ use godwit_protocol::bounded::{List, Text};
 use godwit_protocol::capacity::{Platform, Share};
 use godwit_protocol::effect::Effect;
 use godwit_protocol::handoff::{Patience, Promise};
+use godwit_protocol::planted::{self, Bug};
 use godwit_protocol::policy::Limits;
 use godwit_protocol::site::{Config, Load, Site, Use};
 use godwit_protocol::{Address, Bytes, ContainerId, MilliCpu, Millis, SiteId, Time};
 
+use crate::byzantine::Byzantine;
 use crate::engine::{Copy, Engine};
 
 /// What every simulated site has.
@@ -69,13 +71,23 @@ pub struct Host {
     pub engine: Engine,
     /// Memory that other programs use.
     pub base: Bytes,
+    /// How it lies, if it does.
+    pub liar: Option<Box<dyn Byzantine>>,
+    /// It lies, whether or not it is just at it.
+    pub lies: bool,
+    /// Nothing can be written.
+    pub is_full: bool,
+    /// It is gone for good, with all that was on it.
+    pub is_lost: bool,
+    /// Numbers what it forges.
+    pub forged: u64,
     config: Config,
 }
 
 impl Host {
-    /// A site that has not started.
+    /// A site that has not started, which gossips at this interval.
     #[must_use]
-    pub fn new(index: usize, key: SigningKey, skew: i64) -> Self {
+    pub fn new(index: usize, key: SigningKey, skew: i64, gossip: Millis) -> Self {
         let id: SiteId = key.verifying_key().into();
         let octet = u8::try_from(index % 250).expect("below 250") + 1;
         let config = Config {
@@ -89,10 +101,10 @@ impl Host {
                 criu: 31_700,
             },
             limits: Limits { dwell: Millis(5_000), retry: Millis(10_000), ..Limits::default() },
-            patience: Patience::default(),
+            patience: Patience { prepare: Millis(90_000), ..Patience::default() },
             window: Millis(1_000),
-            gossip: Millis(5_000),
-            stale: Millis(15_000),
+            gossip,
+            stale: Millis(3 * gossip.0),
         };
         Self {
             id,
@@ -103,6 +115,11 @@ impl Host {
             disk: Disk::default(),
             engine: Engine::default(),
             base: Bytes(400 << 20),
+            liar: None,
+            lies: false,
+            is_full: false,
+            is_lost: false,
+            forged: 0,
             config,
         }
     }
@@ -130,6 +147,12 @@ impl Host {
         Ok(effects)
     }
 
+    /// Whether promises can be expected of it: it neither lies nor is gone.
+    #[must_use]
+    pub fn is_sound(&self) -> bool {
+        !self.lies && !self.is_lost
+    }
+
     /// Whether the process lives.
     #[must_use]
     pub fn is_up(&self) -> bool {
@@ -137,8 +160,11 @@ impl Host {
     }
 
     /// The process dies; of what it had not synced, so many entries reached the disk.
-    pub fn die(&mut self, kept: usize) {
+    pub fn die(&mut self, now: Time, kept: usize) {
         self.process = None;
+        if planted::is(Bug::CrashThaws) {
+            self.engine.thaw_all(now);
+        }
         let survives = self.disk.unsynced.drain(..).take(kept);
         self.disk.log.extend(survives);
         self.engine.orphan();

@@ -1,22 +1,33 @@
 //! What a run is made of: everything that is drawn comes from its seed.
 
+use std::fmt;
 use std::ops::Range;
+use std::str::FromStr;
 
 use godwit_protocol::Millis;
 use rand::rngs::ChaCha8Rng;
 use rand::{RngExt, SeedableRng};
 
+use crate::byzantine::Behaviour;
+
+/// The smallest mesh that tolerates a fault.
+pub const FEWEST: usize = 4;
+
 /// One run.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Plan {
     /// Draws everything.
     pub seed: u64,
     /// How many sites.
     pub sites: usize,
+    /// How many of them are validators at first.
+    pub validators: usize,
     /// How many containers.
     pub containers: usize,
     /// What goes wrong.
     pub faults: Faults,
+    /// Which sites lie, and how.
+    pub liars: Vec<(usize, Behaviour)>,
     /// How long operators, clients and faults are at it.
     pub active: Millis,
     /// How long all is quiet and whole afterwards; by then everything must have settled.
@@ -36,23 +47,54 @@ pub struct Faults {
     pub late: u32,
     /// A task fails.
     pub task: u32,
-    /// A task takes ten times as long.
+    /// A task takes thirty times as long.
     pub slow: u32,
     /// Each second: a site is cut off, in both directions or in one.
     pub cut: u32,
     /// Each second: the sites are parted into two sides, of which perhaps neither has a quorum.
     pub split: u32,
+    /// Each second: a site's disk is full for a while.
+    pub full: u32,
+    /// Each second: a site's host is lost for good, if the mesh can bear it.
+    pub lose: u32,
+    /// Each second: the validators change.
+    pub change: u32,
     /// How far clocks are off, in ms either way.
-    pub skew: u64,
+    pub skew: u32,
 }
 
 impl Faults {
     /// Nothing goes wrong.
-    pub const NONE: Self = Self { crash: 0, loss: 0, twice: 0, late: 0, task: 0, slow: 0, cut: 0, split: 0, skew: 0 };
+    pub const NONE: Self = Self {
+        crash: 0,
+        loss: 0,
+        twice: 0,
+        late: 0,
+        task: 0,
+        slow: 0,
+        cut: 0,
+        split: 0,
+        full: 0,
+        lose: 0,
+        change: 0,
+        skew: 0,
+    };
 
     /// Everything goes wrong now and then.
-    pub const ALL: Self =
-        Self { crash: 15, loss: 300, twice: 300, late: 300, task: 800, slow: 500, cut: 300, split: 60, skew: 90 };
+    pub const ALL: Self = Self {
+        crash: 15,
+        loss: 300,
+        twice: 300,
+        late: 300,
+        task: 800,
+        slow: 500,
+        cut: 300,
+        split: 60,
+        full: 100,
+        lose: 40,
+        change: 200,
+        skew: 90,
+    };
 
     /// A mixture of its own for each seed, so that each kind of fault also occurs alone and at its worst.
     #[must_use]
@@ -68,16 +110,124 @@ impl Faults {
             slow: some(3_000),
             cut: some(800),
             split: some(300),
-            skew: u64::from(some(100)),
+            full: some(400),
+            lose: some(200),
+            change: some(800),
+            skew: some(100),
         }
+    }
+
+    /// Each by the name that the command line knows it by.
+    pub fn named(&mut self) -> [(&'static str, &mut u32); 12] {
+        [
+            ("crash", &mut self.crash),
+            ("loss", &mut self.loss),
+            ("twice", &mut self.twice),
+            ("late", &mut self.late),
+            ("task", &mut self.task),
+            ("slow", &mut self.slow),
+            ("cut", &mut self.cut),
+            ("split", &mut self.split),
+            ("full", &mut self.full),
+            ("lose", &mut self.lose),
+            ("change", &mut self.change),
+            ("skew", &mut self.skew),
+        ]
+    }
+}
+
+impl fmt::Display for Faults {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut faults = *self;
+        let set: Vec<String> = faults
+            .named()
+            .into_iter()
+            .filter(|(_, chance)| **chance > 0)
+            .map(|(name, chance)| format!("{name}={chance}"))
+            .collect();
+        f.write_str(if set.is_empty() { "none".to_owned() } else { set.join(",") }.as_str())
+    }
+}
+
+impl FromStr for Faults {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let mut faults = Self::NONE;
+        for part in text.split(',').filter(|part| !part.is_empty() && *part != "none") {
+            let bad = || format!("`{part}` is not one of crash, loss, ... with its chance in ten thousand: crash=15");
+            let (name, chance) = part.split_once('=').ok_or_else(bad)?;
+            let chance = chance.parse().ok().filter(|chance| *chance <= 10_000).ok_or_else(bad)?;
+            let field = faults.named().into_iter().find(|(known, _)| *known == name);
+            *field.ok_or_else(bad)?.1 = chance;
+        }
+        Ok(faults)
     }
 }
 
 impl Plan {
-    /// Of a seed, with all else at its usual.
+    /// Of a seed, with all else at its usual and nobody lying.
     #[must_use]
     pub fn new(seed: u64, faults: Faults) -> Self {
-        Self { seed, sites: 5, containers: 4, faults, active: Millis(120_000), settle: Millis(400_000) }
+        Self {
+            seed,
+            sites: 5,
+            validators: 4,
+            containers: 4,
+            faults,
+            liars: Vec::new(),
+            active: Millis(120_000),
+            settle: Millis(400_000),
+        }
+    }
+
+    /// Everything as the seed draws it: 4 to 7 sites, of which some may lie.
+    #[must_use]
+    pub fn drawn(seed: u64) -> Self {
+        let mut dice = Dice::new(seed ^ 0x9_1a45);
+        let sites = FEWEST + dice.index(4);
+        let validators = FEWEST + dice.index(sites - FEWEST + 1);
+        let plan = Self { sites, validators, containers: 3 + dice.index(4), ..Self::new(seed, Faults::drawn(seed)) };
+        if dice.chance(5_000) { plan.with_liars(&mut dice) } else { plan }
+    }
+
+    /// Fewer than a third of the validators lie, and any number of the others.
+    #[must_use]
+    fn with_liars(mut self, dice: &mut Dice) -> Self {
+        let most = tolerated(self.validators);
+        let mut validators = 0;
+        for site in 0..self.sites {
+            let votes = site < self.validators;
+            if dice.chance(5_000) && (!votes || validators < most) {
+                validators += usize::from(votes);
+                self.liars.push((site, *dice.pick(Behaviour::ALL)));
+            }
+        }
+        self
+    }
+}
+
+/// How many of so many validators may be faulty.
+#[must_use]
+pub const fn tolerated(validators: usize) -> usize {
+    validators.saturating_sub(1) / 3
+}
+
+/// As arguments of `godwit-sim`, to be run again.
+impl fmt::Display for Plan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let liars: Vec<String> = self.liars.iter().map(|(site, lie)| format!("{}@{site}", lie.name())).collect();
+        let liars = if liars.is_empty() { "none".to_owned() } else { liars.join(",") };
+        write!(
+            f,
+            "--seed {} --sites {} --validators {} --containers {} --seconds {} --faults {} --liars {liars}",
+            self.seed,
+            self.sites,
+            self.validators,
+            self.containers,
+            self.active.0 / 1_000,
+            self.faults,
+        )
     }
 }
 
@@ -102,6 +252,11 @@ impl Dice {
         self.0.random_range(0..bound.max(1))
     }
 
+    /// From 0 to below `bound`; 0 for a bound of 0.
+    pub fn index(&mut self, bound: usize) -> usize {
+        self.0.random_range(0..bound.max(1))
+    }
+
     /// From 0 to below `bound`.
     fn rate(&mut self, bound: u32) -> u32 {
         self.0.random_range(0..bound.max(1))
@@ -117,6 +272,35 @@ impl Dice {
     /// # Panics
     /// If there are none.
     pub fn pick<'a, T>(&mut self, of: &'a [T]) -> &'a T {
-        &of[usize::try_from(self.below(of.len() as u64)).expect("an index")]
+        &of[self.index(of.len())]
+    }
+
+    /// Bytes that nobody can guess.
+    pub fn bytes<const N: usize>(&mut self) -> [u8; N] {
+        self.0.random()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn faults_are_read_as_they_are_printed() {
+        for faults in [Faults::NONE, Faults::ALL, Faults::drawn(7), Faults::drawn(8)] {
+            assert_eq!(faults.to_string().parse(), Ok(faults));
+        }
+        for bad in ["crash", "crash=x", "crash=10001", "cash=5"] {
+            assert!(bad.parse::<Faults>().is_err_and(|why| why.contains(bad)), "{bad}");
+        }
+    }
+
+    #[test]
+    fn never_a_third_of_the_validators_lie() {
+        for seed in 0..500 {
+            let plan = Plan::drawn(seed);
+            let liars = plan.liars.iter().filter(|(site, _)| *site < plan.validators).count();
+            assert!(liars * 3 < plan.validators && plan.validators <= plan.sites, "{plan}");
+        }
     }
 }

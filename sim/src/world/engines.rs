@@ -1,12 +1,14 @@
 //! The sites' engines: their tasks begin, take their time and end.
 
+use godwit_protocol::container::Kind;
 use godwit_protocol::handoff::{Action, Outcome, Task};
 use godwit_protocol::site;
-use godwit_protocol::{ContainerId, Millis};
+use godwit_protocol::{ContainerId, Hash, Millis};
 
 use super::{Happening, World};
 use crate::check::Violation;
 use crate::engine::{Circumstances, Copy};
+use crate::marks::Mark;
 
 impl World {
     pub(super) fn begin(&mut self, at: usize, task: &Task) {
@@ -26,12 +28,21 @@ impl World {
     pub(super) fn ends(&mut self, at: usize, container: ContainerId) -> Result<(), Violation> {
         let Some(asked) = self.hosts[at].engine.current(&container) else { return Ok(()) };
         let before = self.hosts[at].engine.copies.get(&container).copied();
-        let fails = self.dice.chance(self.faults.task);
-        let world = Circumstances { now: self.now, fails, source: self.source_copy(at, &asked.task) };
+        let needs_room =
+            matches!(asked.task.action, Action::Prepare { .. } | Action::Freeze { .. } | Action::Fetch { .. });
+        let fails = self.dice.chance(self.faults.task) || (needs_room && self.hosts[at].is_full);
+        let known = self.witness.state().container(&container);
+        let stateless = known.is_some_and(|known| known.register.profile.kind == Kind::Stateless);
+        let world = Circumstances { now: self.now, fails, source: self.source_copy(at, &asked.task), stateless };
         let Some((asked, outcome, next)) = self.hosts[at].engine.finish(&container, world) else { return Ok(()) };
         let Task { offer, action, .. } = asked.task;
         self.say(|| format!("         site {at}: {action:?} of {container:?}: {outcome:?}"));
-        self.summary.failures += u64::from(matches!(outcome, Outcome::Failed(_)));
+        if matches!(outcome, Outcome::Failed(_)) {
+            self.summary.failures += 1;
+            if action == Action::Resume {
+                self.mark(Mark::RestoreFails);
+            }
+        }
         if let Some(next) = next {
             self.begin(at, &next.task);
         }
@@ -43,11 +54,20 @@ impl World {
     }
 
     /// What the source has of a container, if it can be asked: its process serves what is pulled.
-    fn source_copy(&self, at: usize, task: &Task) -> Option<Copy> {
+    fn source_copy(&mut self, at: usize, task: &Task) -> Option<Copy> {
         let (Action::Prepare { source } | Action::Fetch { source, .. }) = task.action else { return None };
-        let place = self.hosts.iter().position(|host| host.id == source)?;
+        let place = self.place(&source)?;
         let source = &self.hosts[place];
-        let reachable = source.is_up() && self.links.carries(at, place);
-        if reachable { source.engine.copies.get(&task.container).copied() } else { None }
+        if !source.is_up() || !self.links.carries(at, place) {
+            return None;
+        }
+        let copy = source.engine.copies.get(&task.container).copied();
+        match copy {
+            Some(Copy::Frozen { count, root }) if source.liar.as_ref().is_some_and(|liar| liar.spoils()) => {
+                self.mark(Mark::WrongBytes);
+                Some(Copy::Frozen { count, root: Hash::of(&root.0) })
+            }
+            copy => copy,
+        }
     }
 }

@@ -4,22 +4,32 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use godwit_ledger::record::{VerifiedRecord, record_id};
-use godwit_ledger::replica::{self, Commit, Effect, LedgerMessage, MAX_BLOCKS, Offence, TimerToken};
+use godwit_ledger::replica::{self, Commit, Effect, LedgerMessage, MAX_BLOCKS, NotAppended, Offence, TimerToken};
 use godwit_protocol::bounded::List;
 use godwit_protocol::register::Register;
-use godwit_protocol::{Message, SiteId, decode, encode, site};
+use godwit_protocol::{Message, Millis, SiteId, decode, encode, site};
 
 use super::{CLOCK_BOUND, Happening, REGISTER_AGAIN, Step, World};
 use crate::check::Violation;
+use crate::marks::Mark;
+
+/// A block that is proposed again so long after it was built has been locked over a partition.
+const OLD: Millis = Millis(5_000);
 
 impl World {
     pub(super) fn register(&mut self, at: usize, register: Box<Register>) -> Result<(), Violation> {
         if self.witness.state().container(&register.container).is_some() {
             return Ok(());
         }
-        let mut queue = VecDeque::new();
-        self.append(at, Message::Register((*register).clone()), &mut queue)?;
+        let message = Message::Register((*register).clone());
         self.put(REGISTER_AGAIN, Happening::Register(at, register));
+        self.write(at, message)
+    }
+
+    /// A site says something in the ledger.
+    pub(super) fn write(&mut self, at: usize, message: Message) -> Result<(), Violation> {
+        let mut queue = VecDeque::new();
+        self.append(at, message, &mut queue)?;
         self.drain(at, queue)
     }
 
@@ -43,6 +53,7 @@ impl World {
 
     pub(super) fn heard(&mut self, from: usize, at: usize, bytes: &[u8]) -> Result<(), Violation> {
         let message = decode(bytes).map_err(|bad| Violation(format!("site {from} sends what is malformed: {bad}")))?;
+        self.overhear(at, &message);
         self.say(|| format!("         site {at} hears from {from}: {message:?}"));
         let from = self.hosts[from].id;
         self.replica(at, replica::Input::Message { from, message })
@@ -62,7 +73,8 @@ impl World {
         queue: &mut VecDeque<Step>,
     ) -> Result<(), Violation> {
         for effect in effects {
-            if self.dies(at) {
+            let writes = matches!(effect, Effect::WalAppend(_) | Effect::WalSync | Effect::Commit(_));
+            if self.dies(at, writes)? {
                 break;
             }
             self.perform_one(at, effect, queue)?;
@@ -102,8 +114,12 @@ impl World {
                 self.post(at, &[to], &LedgerMessage::Blocks(blocks))?;
             }
             Effect::Refused { id, why } => {
+                if matches!(why, NotAppended::Full(_)) {
+                    self.mark(Mark::MempoolFull);
+                }
                 let settled = self.hosts[at].process.as_mut().and_then(|process| process.author.settle(&id));
                 if let Some(message) = settled {
+                    self.mark_refusal(&message, &why);
                     self.say(|| format!("         site {at}: {} refused: {why}", message.name()));
                     queue.push_back(Step::Brain(site::Input::Refused(message)));
                 }
@@ -111,8 +127,9 @@ impl World {
             Effect::Gossip(record) => {
                 let verified = record.verify(&self.mesh);
                 let record: VerifiedRecord = verified.map_err(|bad| Violation(format!("site {at} gossips: {bad}")))?;
+                let record = Arc::new(record);
                 for to in self.others(at) {
-                    self.deliver(at, to, |_| Happening::Gossiped(to, Box::new(record.clone())));
+                    self.deliver(at, to, |_| Happening::Gossiped(to, Arc::clone(&record)));
                 }
             }
             Effect::Misbehaved { site, what } => self.suspect(at, site, &what)?,
@@ -121,14 +138,25 @@ impl World {
         Ok(())
     }
 
-    /// Nobody misbehaves here. That a word comes late, or a clock is off, may look so; a forgery or a contradiction not.
+    /// Of an honest site a late word, or a clock that is off, may look like misbehaviour; a forgery or a contradiction not.
     fn suspect(&mut self, at: usize, site: SiteId, what: &Offence) -> Result<(), Violation> {
-        self.summary.suspicions += 1;
         self.say(|| format!("         site {at} suspects {site:?}: {what}"));
-        match what {
-            Offence::Clock { .. } | Offence::AbsurdRound => Ok(()),
-            _ => Err(Violation(format!("site {at} holds against {site:?}, which is honest: {what}"))),
+        let lies = self.place(&site).is_some_and(|place| self.hosts[place].lies);
+        if !self.hosts[at].is_sound() {
+            return Ok(());
         }
+        match what {
+            Offence::Clock { .. } | Offence::AbsurdRound if !lies => self.summary.suspicions += 1,
+            _ if !lies => {
+                return Err(Violation(format!("site {at} holds against {site:?}, which is honest: {what}")));
+            }
+            Offence::Equivocation(_) => self.mark(Mark::Equivocation),
+            Offence::ForgedVote | Offence::ForgedProposal | Offence::ForgedRecord(_) => self.mark(Mark::Forgery),
+            Offence::BadCertificate { .. } | Offence::BadCommitted { .. } => self.mark(Mark::FalseHistory),
+            Offence::BadBlock(_) => self.mark(Mark::BadProposal),
+            _ => {}
+        }
+        Ok(())
     }
 
     fn commit(&mut self, at: usize, commit: Commit, queue: &mut VecDeque<Step>) -> Result<(), Violation> {
@@ -138,10 +166,11 @@ impl World {
             return Err(Violation(format!("site {at} commits block {height} on block {before}")));
         }
         if self.witness.commit(self.hosts[at].id, &commit)? {
+            self.mark_commit(&commit);
+            self.checker.committed(&commit)?;
             for event in &commit.events {
                 self.say(|| format!("         block {height}: {event:?}"));
                 self.count(event);
-                self.checker.committed(event)?;
             }
         }
         let host = &mut self.hosts[at];
@@ -162,11 +191,32 @@ impl World {
         Ok(())
     }
 
+    /// Sends what the replica wants said, or what a site that lies makes of it.
     fn post(&mut self, at: usize, to: &[SiteId], message: &LedgerMessage) -> Result<(), Violation> {
+        if self.hosts[at].lies {
+            let me = self.hosts[at].id;
+            for to in to.iter().filter(|to| **to != me) {
+                for lie in self.lie_to(at, *to, message).unwrap_or_default() {
+                    self.post_as_is(at, &[*to], &lie)?;
+                }
+            }
+            return Ok(());
+        }
         let signs = matches!(message, LedgerMessage::Vote { .. } | LedgerMessage::Proposal(_));
         if signs && !self.hosts[at].disk.unsynced.is_empty() {
             return Err(Violation(format!("site {at} says a {} before its log is synced", message.name())));
         }
+        self.checker.said(at, message)?;
+        if let LedgerMessage::Proposal(proposed) = message
+            && proposed.proposal.body.polka.is_some()
+            && self.now.since(proposed.block.header.time) > OLD
+        {
+            self.mark(Mark::Reproposal);
+        }
+        self.post_as_is(at, to, message)
+    }
+
+    pub(super) fn post_as_is(&mut self, at: usize, to: &[SiteId], message: &LedgerMessage) -> Result<(), Violation> {
         let bytes = encode(message).map_err(|bad| Violation(format!("site {at} sends what is malformed: {bad}")))?;
         let bytes: Arc<[u8]> = bytes.into();
         for to in to.iter().filter_map(|to| self.place(to)).filter(|to| *to != at).collect::<Vec<_>>() {

@@ -1,0 +1,54 @@
+#!/usr/bin/env bash
+# Runs the simulator on new seeds for a time, and remembers how far it came:
+#
+#   sim/soak.sh MINUTES              goes on where the last soak ended
+#   sim/soak.sh MINUTES --from SEED  from a seed
+#
+# Signatures are a keyed hash in these runs, which costs a hundredth; the seeds in the tests use real keys. Each soak adds a
+# line of JSON to sim/soaks.jsonl. Exit code 1 if a promise was broken; the plans that broke it are printed.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+usage() {
+  sed -n '2,8s/^# \{0,1\}//p' "$0"
+}
+
+from=""
+minutes=""
+while (($# > 0)); do
+  case $1 in
+    -h | --help)
+      usage
+      exit 0
+      ;;
+    --from)
+      from=${2:?"--from lacks its seed"}
+      shift
+      ;;
+    *[!0-9]* | "")
+      echo "soak.sh: unknown argument $1 (try --help)" >&2
+      exit 2
+      ;;
+    *) minutes=$1 ;;
+  esac
+  shift
+done
+if [[ -z $minutes ]]; then
+  usage >&2
+  exit 2
+fi
+
+record=sim/soaks.jsonl
+if [[ -z $from ]]; then
+  from=$([[ -s $record ]] && tail -n 1 "$record" | sed -n 's/.*"next":\([0-9]*\).*/\1/p' || true)
+  from=${from:-1000000}
+fi
+
+cargo build --quiet --workspace --features godwit-sim/keyed-hash --bin godwit-sim
+status=0
+line=$(target/debug/godwit-sim --seed "$from" --minutes "$minutes" --json) || status=$?
+printf '%s\n' "$line" >>"$record"
+printf '%s\n' "$line"
+total=$(sed -n 's/.*"full":\([0-9]*\).*/\1/p' "$record" | awk '{ sum += $1 } END { print sum + 0 }')
+echo "clean runs with 5 handoffs or more, all soaks together: $total; go on with: sim/soak.sh $minutes"
+exit "$status"

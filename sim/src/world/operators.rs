@@ -1,0 +1,106 @@
+//! What operators decide together: changes of the membership, and taking a container back.
+
+use godwit_ledger::block::is_quorum;
+use godwit_ledger::state::Phase;
+use godwit_protocol::abort::{Reclaim, ReclaimApproval};
+use godwit_protocol::bounded::List;
+use godwit_protocol::membership::{Change, Membership, Proposal, Role};
+use godwit_protocol::{Message, Millis, OfferId, Signable, Signed, SiteId};
+
+use super::{Happening, World};
+use crate::check::Violation;
+use crate::plan::{FEWEST, tolerated};
+
+use super::found::member;
+
+/// After what operators look whether a change is in force, and try again.
+const AGAIN: Millis = Millis(4_000);
+
+impl World {
+    /// A member becomes a validator or ceases to be one, if the mesh can bear its faults afterwards.
+    pub(super) fn change_validators(&mut self) {
+        let at = self.dice.index(self.hosts.len());
+        let id = self.hosts[at].id;
+        let state = self.witness.state();
+        let Some(known) = state.member(&id) else { return };
+        let votes = known.role == Role::Validator;
+        let mut after: Vec<SiteId> = state.validators().iter().copied().filter(|site| *site != id).collect();
+        if !votes {
+            after.push(id);
+        }
+        let bears = after.len() >= FEWEST && self.faulty_among(&after) <= tolerated(after.len());
+        if bears && !self.hosts[at].is_lost {
+            let change = Change::Put(member(&self.hosts[at], !votes));
+            self.put(Millis(0), Happening::Reform(Box::new(change)));
+        }
+    }
+
+    /// A change that enough validators approve of is submitted until it is in force or no longer makes sense.
+    pub(super) fn reform(&mut self, change: Box<Change>) -> Result<(), Violation> {
+        let state = self.witness.state();
+        let Change::Put(wanted) = &*change else { return Ok(()) };
+        let mut after = state.validators().to_vec();
+        after.retain(|site| *site != wanted.site);
+        if wanted.role == Role::Validator {
+            after.push(wanted.site);
+        }
+        let bears = after.len() >= FEWEST && self.faulty_among(&after) <= tolerated(after.len());
+        if state.member(&wanted.site) == Some(wanted) || !bears {
+            return Ok(());
+        }
+        let proposal = Proposal { epoch: state.membership_epoch(), change: (*change).clone() };
+        let approvals = List::first(self.approvals(&proposal));
+        self.put(AGAIN, Happening::Reform(change));
+        self.submit_as_validator(Message::Membership(Membership { proposal, approvals }))
+    }
+
+    /// What a faulty site has taken over and does not give back is reclaimed, after a time.
+    pub(super) fn look_after_the_stuck(&mut self) {
+        let sound = |site: SiteId| self.place(&site).is_some_and(|at| self.hosts[at].is_sound());
+        let stuck: Vec<OfferId> = self
+            .witness
+            .state()
+            .offers()
+            .filter(|(_, auction)| auction.phase == Phase::Received && sound(auction.source))
+            .filter(|(_, auction)| auction.winner().is_some_and(|winner| !sound(winner)))
+            .map(|(id, _)| *id)
+            .collect();
+        for offer in stuck {
+            let after = self.dice.span(5_000..30_000);
+            self.put(after, Happening::Reclaim(offer));
+        }
+    }
+
+    pub(super) fn reclaim(&mut self, offer: OfferId) -> Result<(), Violation> {
+        let Some(auction) = self.witness.state().offer(&offer) else { return Ok(()) };
+        let Some(known) = self.witness.state().container(&auction.body.container) else { return Ok(()) };
+        let Some(source) = self.place(&auction.source).filter(|_| auction.phase == Phase::Received) else {
+            return Ok(());
+        };
+        let approvals = List::first(self.approvals(&ReclaimApproval { offer, epoch: known.epoch }));
+        self.write(source, Message::Reclaim(Reclaim { offer, approvals }))
+    }
+
+    /// The signatures of as many sound validators as it takes.
+    fn approvals<T: Signable<Author = SiteId> + Clone>(&self, body: &T) -> Vec<Signed<T>> {
+        let validators = self.witness.state().validators();
+        let needed = (0..=validators.len()).find(|votes| is_quorum(*votes, validators.len())).unwrap_or(0);
+        self.hosts
+            .iter()
+            .filter(|host| host.is_sound() && validators.contains(&host.id))
+            .take(needed)
+            .map(|host| Signed::sign(&self.mesh, &host.key, body.clone()).expect("small").into_signed())
+            .collect()
+    }
+
+    fn submit_as_validator(&mut self, message: Message) -> Result<(), Violation> {
+        let validators = self.witness.state().validators();
+        let able = |host: &crate::host::Host| host.is_sound() && host.is_up() && validators.contains(&host.id);
+        let able: Vec<usize> = (0..self.hosts.len()).filter(|at| able(&self.hosts[*at])).collect();
+        if able.is_empty() {
+            return Ok(());
+        }
+        let at = *self.dice.pick(&able);
+        self.write(at, message)
+    }
+}
