@@ -42,6 +42,9 @@ cargo build --workspace --all-targets --quiet
 step "tests"
 cargo nextest run --workspace -E 'not binary(/^lab_/)'
 
+step "deliberate bugs, which the simulator must catch"
+cargo nextest run --workspace --features godwit-sim/planted,godwit-sim/keyed-hash --test planted
+
 if [[ $lab == yes ]]; then
   step "tests with real sites"
   deploy/lab/lab base

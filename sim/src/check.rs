@@ -220,7 +220,7 @@ impl Checker {
             if !host.engine.is_idle() {
                 return refuse(format!("the engine of site {at} is still busy"));
             }
-            if let Some(promise) = host.binding().first() {
+            if let Some(promise) = host.binding().iter().find(|promise| !theirs(&promise.offer())) {
                 return refuse(format!("site {at} is still bound by {promise:?}"));
             }
             if host.reserved(now).0.0 != 0 {
