@@ -1,10 +1,11 @@
 //! What a block does to the state: first what is due at its time, then its records, then the membership.
 //!
-//! Each record's function first checks every precondition and only then changes anything, so that a refused record leaves
-//! no trace. Proposer, validator and mempool run the same code.
+//! Each kind of record has two functions: one that checks every precondition and changes nothing, and one that changes and
+//! cannot fail. So a refused record leaves no trace. Proposer, validator and mempool run the same code.
 
 mod bidding;
 mod containers;
+mod evidence;
 mod handoff;
 mod membership;
 #[cfg(test)]
@@ -14,27 +15,38 @@ use std::sync::Arc;
 
 use godwit_protocol::bid::Reason;
 use godwit_protocol::event::EndReason;
+use godwit_protocol::evidence::Sentence;
 use godwit_protocol::membership::{Change, Role};
 use godwit_protocol::{Event, Hash, Message, Millis, OfferId, RecordId, SiteId, Time};
 
+use crate::block::Height;
 use crate::record::{MAX_LIFETIME_MS, VerifiedRecord};
 use crate::refusal::Refusal;
 use crate::state::{Auction, Author, Phase, State};
+
+pub(crate) use evidence::EVIDENCE_WINDOW;
 
 /// A state on its way through one block.
 pub(crate) struct Work {
     state: State,
     /// The block's time.
     at: Time,
-    /// The change of the membership that this block decided, in force after it.
-    change: Option<Change>,
+    /// What this block decided about the membership, in force after it.
+    turn: Option<Turn>,
     events: Vec<Event>,
+}
+
+/// What becomes of the membership after a block. One block brings one: approvals are of a change of one membership.
+#[derive(Debug)]
+enum Turn {
+    Change(Change),
+    Punishment { site: SiteId, height: Height, sentence: Sentence },
 }
 
 impl Work {
     /// Begins a block with this time: ends the bidding that is due.
     pub(crate) fn begin(state: &State, at: Time) -> Self {
-        let mut work = Self { state: state.clone(), at, change: None, events: Vec::new() };
+        let mut work = Self { state: state.clone(), at, turn: None, events: Vec::new() };
         while let Some((_, offer)) = work.state.closing.first().copied().filter(|(closes, _)| *closes <= at) {
             work.close(offer);
         }
@@ -43,6 +55,28 @@ impl Work {
 
     /// Applies one record, or refuses it without effect.
     pub(crate) fn record(&mut self, record: &VerifiedRecord, id: &RecordId) -> Result<(), Refusal> {
+        self.check(record)?;
+        let (author, body) = (record.author, &record.body);
+        match &body.message {
+            Message::Register(register) => self.register(author, register),
+            Message::Retire(retire) => self.retire(author, retire),
+            Message::Offer(offer) => self.offer(author, OfferId::from(*id), offer),
+            Message::Bid(bid) => self.bid(author, bid),
+            Message::Decline(decline) => self.decline(author, decline),
+            Message::Ready(ready) => self.ready(ready),
+            Message::Receipt(receipt) => self.receipt(author, receipt),
+            Message::Abort(abort) => self.abort(abort),
+            Message::Done(done) => self.done(done),
+            Message::Reclaim(reclaim) => self.reclaim(reclaim),
+            Message::Membership(membership) => self.membership(membership),
+            Message::Evidence(evidence) => self.evidence(evidence),
+        }
+        self.author(author).mark(body.sequence);
+        Ok(())
+    }
+
+    /// Every precondition of a record. Without effect, so that the mempool can judge many by one and the same state.
+    pub(crate) fn check(&self, record: &VerifiedRecord) -> Result<(), Refusal> {
         let (author, body) = (record.author, &record.body);
         self.check_lifetime(body.expires)?;
         self.check_author(&author, &body.message)?;
@@ -51,29 +85,41 @@ impl Work {
             None => Author::default().check(body.sequence)?,
         }
         match &body.message {
-            Message::Register(register) => self.register(author, register),
-            Message::Retire(retire) => self.retire(author, retire),
-            Message::Offer(offer) => self.offer(author, OfferId::from(*id), offer),
-            Message::Bid(bid) => self.bid(author, bid),
-            Message::Decline(decline) => self.decline(author, decline),
-            Message::Ready(ready) => self.ready(author, ready),
-            Message::Receipt(receipt) => self.receipt(author, receipt),
-            Message::Abort(abort) => self.abort(author, abort),
-            Message::Done(done) => self.done(author, done),
-            Message::Reclaim(reclaim) => self.reclaim(author, reclaim),
-            Message::Membership(membership) => self.membership(author, membership),
-        }?;
-        self.author(author).mark(body.sequence);
-        Ok(())
+            Message::Register(register) => self.check_register(register),
+            Message::Retire(retire) => self.check_retire(&author, retire),
+            Message::Offer(offer) => self.check_offer(&author, offer),
+            Message::Bid(bid) => self.check_bid(&author, bid),
+            Message::Decline(decline) => self.check_decline(&author, decline),
+            Message::Ready(ready) => self.check_ready(&author, ready),
+            Message::Receipt(receipt) => self.check_receipt(&author, receipt),
+            Message::Abort(abort) => self.check_abort(&author, abort),
+            Message::Done(done) => self.check_done(&author, done),
+            Message::Reclaim(reclaim) => self.check_reclaim(&author, reclaim),
+            Message::Membership(membership) => self.check_membership(&author, membership),
+            Message::Evidence(evidence) => self.check_evidence(evidence),
+        }
     }
 
     /// Ends the block: the membership changes, the root is brought up to date.
     pub(crate) fn finish(mut self) -> (State, Vec<Event>) {
-        if let Some(change) = self.change.take() {
-            self.state.change(change);
+        match self.turn.take() {
+            None => {}
+            Some(Turn::Change(change)) => self.change(change),
+            Some(Turn::Punishment { site, height, sentence }) => {
+                self.events.push(Event::Punished { site, height, sentence });
+                match sentence {
+                    Sentence::Removed => self.change(Change::Remove(site)),
+                    Sentence::Suspended => self.state.suspend(&site),
+                }
+            }
         }
         self.state.seal();
         (self.state, self.events)
+    }
+
+    fn change(&mut self, change: Change) {
+        self.events.push(Event::MembershipChanged { change: change.clone() });
+        self.state.change(change);
     }
 
     fn check_lifetime(&self, expires: Time) -> Result<(), Refusal> {
@@ -89,12 +135,14 @@ impl Work {
     /// Members write, and parties of an open handoff until it ends, whatever has become of their membership.
     fn check_author(&self, author: &SiteId, message: &Message) -> Result<(), Refusal> {
         let role = self.state.member(author).map(|member| member.role);
-        if matches!(role, Some(Role::Validator | Role::Member)) {
+        let suspended = self.state.is_suspended(author);
+        if matches!(role, Some(Role::Validator | Role::Member)) && !suspended {
             return Ok(());
         }
         let open = message.offer().and_then(|offer| self.state.offer(&offer));
         match role {
             _ if open.is_some_and(|auction| auction.is_party(author)) => Ok(()),
+            Some(_) if suspended => Err(Refusal::Suspended(*author)),
             Some(_) => Err(Refusal::Observer(*author)),
             None => Err(Refusal::NotAMember(*author)),
         }
@@ -132,7 +180,7 @@ impl Work {
         let award = auction.award.as_ref().expect("it has been awarded");
         let next = (auction.attempt.saturating_add(1)..)
             .map_while(|attempt| award.winner(attempt).map(|winner| (attempt, winner)))
-            .find(|(_, winner)| self.state.is_eligible(winner));
+            .find(|(_, winner)| self.may_win(winner));
         match next {
             Some((attempt, winner)) => {
                 let auction = self.change_auction(&offer);
@@ -141,6 +189,13 @@ impl Work {
             }
             None => self.end(offer, EndReason::NoneLeft(reason)),
         }
+    }
+
+    /// Whether a container may be awarded to a site: it takes part, and this block does not take its key away, under which
+    /// nobody could finish the handoff.
+    fn may_win(&self, site: &SiteId) -> bool {
+        let rotates = matches!(&self.turn, Some(Turn::Change(Change::Rotate(rotation))) if rotation.body.old == *site);
+        self.state.is_eligible(site) && !rotates
     }
 
     /// The offer ends with the container where it is.

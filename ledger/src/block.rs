@@ -4,7 +4,8 @@ use godwit_protocol::bounded::List;
 use godwit_protocol::membership::MAX_VALIDATORS;
 use godwit_protocol::planted::{self, Bug};
 use godwit_protocol::signed::{signing_bytes, verify_bytes};
-use godwit_protocol::{Hash, MeshId, Signable, Signature, SiteId, Time, encode};
+pub use godwit_protocol::vote::{Height, Vote, VoteKind};
+use godwit_protocol::{Hash, MeshId, Signature, SiteId, Time, encode};
 use serde::{Deserialize, Serialize};
 
 use crate::record::SignedRecord;
@@ -17,25 +18,6 @@ pub const MAX_BLOCK: usize = 4 * 1024 * 1024;
 
 /// Version of the rules by which blocks are applied.
 pub const RULES: u16 = 1;
-
-/// A position in the chain; the first block has height 1, genesis is 0.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct Height(pub u64);
-
-impl Height {
-    /// The next one.
-    #[must_use]
-    pub const fn next(self) -> Self {
-        Self(self.0.saturating_add(1))
-    }
-}
-
-impl std::fmt::Display for Height {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        self.0.fmt(f)
-    }
-}
 
 /// What validators sign: its hash is the value that consensus decides on. A certificate covers height, round and this
 /// hash only, so everything that matters is in here.
@@ -102,36 +84,6 @@ pub struct Committed {
     pub block: Block,
     /// Its certificate.
     pub certificate: Certificate,
-}
-
-/// What a validator signs in agreeing on a height. The signed bytes are [`signing_bytes`] of it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Vote {
-    /// Which of the two votes of a round.
-    pub kind: VoteKind,
-    /// The height.
-    pub height: Height,
-    /// The round.
-    pub round: u32,
-    /// Hash of the header voted for; none for `nil`.
-    pub block: Option<Hash>,
-    /// Who votes.
-    pub validator: SiteId,
-}
-
-/// The two votes of a round.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum VoteKind {
-    /// The first.
-    Prevote,
-    /// The second: more than two thirds of them decide.
-    Precommit,
-}
-
-impl Signable for Vote {
-    const DOMAIN: &'static str = "godwit/vote";
-    type Author = SiteId;
 }
 
 /// The bytes that a validator signs to precommit a block: what a certificate's signatures are over.

@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use ed25519_dalek::SigningKey;
 use godwit_protocol::bounded::List;
+use godwit_protocol::evidence::Evidence;
 use godwit_protocol::{Event, Hash, Millis, SiteId, Time, decode, encode};
 
 use crate::block::{Committed, Height, VoteKind};
@@ -94,6 +95,8 @@ pub struct Site {
     pub refused: Vec<NotAppended>,
     /// What it saw others do wrong.
     pub offences: Vec<(SiteId, Offence)>,
+    /// What it would say in the ledger about others.
+    pub accusations: Vec<Evidence>,
 }
 
 enum Happening {
@@ -141,6 +144,7 @@ impl Network {
                 events: Vec::new(),
                 refused: Vec::new(),
                 offences: Vec::new(),
+                accusations: Vec::new(),
             }
         };
         let sites: Vec<Site> = keys.into_iter().map(&mut site).collect();
@@ -370,6 +374,7 @@ impl Network {
                 }
             }
             Effect::Misbehaved { site: other, what } => self.sites[site].offences.push((other, what)),
+            Effect::Accuse(evidence) => self.sites[site].accusations.push(*evidence),
             Effect::Halt { why } => panic!("site {site} halted: {why}"),
         }
     }

@@ -2,6 +2,7 @@
 
 use godwit_protocol::membership::MAX_VALIDATORS;
 use godwit_protocol::offer::MAX_WINDOW;
+use godwit_protocol::vote::Height;
 use godwit_protocol::{Address, ClientId, ContainerId, Epoch, Millis, OfferId, SiteId, Time};
 
 use crate::record::{MAX_LIFETIME_MS, MAX_RECORD, SEQUENCE_WINDOW};
@@ -21,6 +22,8 @@ pub enum Refusal {
     NotAMember(SiteId),
     #[error("its author {0} is an observer")]
     Observer(SiteId),
+    #[error("{0} contradicted itself and is suspended")]
+    Suspended(SiteId),
     #[error("sequence {sequence} was used")]
     SequenceUsed { sequence: u64 },
     #[error("sequence {sequence} is more than {SEQUENCE_WINDOW} behind {top}")]
@@ -153,6 +156,26 @@ pub enum Refusal {
     Validators(usize),
     #[error("the mesh has the most members, {0}")]
     TooManyMembers(usize),
+    #[error("key {0} is or was a member's")]
+    KeyUsed(SiteId),
+    #[error("the new key did not sign that it takes the old one's place in this mesh")]
+    RotationForged,
+    #[error("{site} is a party of offer {offer}, which only its present key can finish")]
+    PartyOf { site: SiteId, offer: OfferId },
+
+    // Evidence.
+    #[error("the two words do not contradict each other")]
+    NoContradiction,
+    #[error("a signature of the evidence does not hold")]
+    EvidenceForged,
+    #[error("it is about height {height}, the next is {next}")]
+    EvidenceAhead { height: Height, next: Height },
+    #[error("it is about height {height}; nothing before {least} is judged any more")]
+    EvidenceOld { height: Height, least: Height },
+    #[error("{site} had no vote at height {height}, or what it did there was judged")]
+    NoVoteThen { site: SiteId, height: Height },
+    #[error("{0} is suspended already")]
+    AlreadySuspended(SiteId),
 }
 
 impl Refusal {
@@ -171,7 +194,9 @@ impl Refusal {
             | Self::UnknownOffer(_)
             | Self::NotAwarded
             | Self::NotReceived
-            | Self::MembershipPending => true,
+            | Self::MembershipPending
+            | Self::PartyOf { .. }
+            | Self::EvidenceAhead { .. } => true,
             Self::WrongEpoch { current, got } => got > current,
             Self::WrongAttempt { current, got } => got > current,
             Self::WrongMembership { current, got } => got > current,

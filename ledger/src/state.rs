@@ -6,23 +6,26 @@
 mod auction;
 mod author;
 mod recovery;
+mod roll;
+mod seat;
 mod snapshot;
 mod table;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use godwit_protocol::membership::{Change, Member, Role};
-use godwit_protocol::{Address, ContainerId, Hash, MeshId, Millis, OfferId, RecordId, SiteId, Time, encode};
+use godwit_protocol::membership::{Member, Role};
+use godwit_protocol::{Address, ContainerId, Hash, MeshId, Millis, OfferId, SiteId, Time, encode};
 
 use crate::apply::Work;
-use crate::block::{Header, Height, validators_hash};
+use crate::block::{Header, Height};
 use crate::genesis::Genesis;
 use crate::record::{MAX_RECORD, VerifiedRecord, measure};
 use crate::refusal::Refusal;
 
 pub use auction::{Auction, Container, Phase};
 pub use author::Author;
+pub use seat::Seat;
 pub use snapshot::BadSnapshot;
 pub(crate) use table::Table;
 
@@ -42,6 +45,8 @@ pub struct State {
     /// Ids that were used and must not be again.
     pub(crate) retired: Table<ContainerId, ()>,
     pub(crate) auctions: Table<OfferId, Auction>,
+    /// Of validators, and of members that were validators lately.
+    pub(crate) seats: Table<SiteId, Seat>,
     /// Index: whose address it is.
     pub(crate) addresses: Table<Address, ContainerId>,
     /// Index: when bidding ends.
@@ -70,12 +75,14 @@ impl State {
             containers: Table::new(),
             retired: Table::new(),
             auctions: Table::new(),
+            seats: Table::new(),
             addresses: Table::new(),
             closing: Arc::default(),
             validators: Arc::default(),
             validators_hash: Hash::ZERO,
         };
         state.elect();
+        state.assign_seats(Height(0));
         state.seal();
         state.tip = state.root;
         state
@@ -157,7 +164,7 @@ impl State {
     /// Whether a site may offer and bid.
     #[must_use]
     pub fn is_eligible(&self, site: &SiteId) -> bool {
-        self.member(site).is_some_and(|member| member.role != Role::Observer)
+        self.member(site).is_some_and(|member| member.role != Role::Observer) && !self.is_suspended(site)
     }
 
     /// All live containers, sorted by id.
@@ -206,32 +213,21 @@ impl State {
         self.closing.first().map(|(closes, _)| *closes)
     }
 
-    /// Whether a record with this id would be accepted if it were the first of a block with this time.
+    /// Whether a record would be accepted if it were the first of a block with this time.
     ///
     /// # Errors
     /// The [`Refusal`]; [`Refusal::may_pass_later`] says whether keeping the record is worth while.
-    pub fn check(&self, record: &VerifiedRecord, id: &RecordId, at: Time) -> Result<(), Refusal> {
+    pub fn check(&self, record: &VerifiedRecord, at: Time) -> Result<(), Refusal> {
         let (_, size) = measure(&self.mesh, record).map_err(|_| Refusal::TooLarge { size: usize::MAX })?;
         if size > MAX_RECORD {
             return Err(Refusal::TooLarge { size });
         }
-        Work::begin(self, at.max(Time(self.time().0.saturating_add(1)))).record(record, id)
+        self.judge_at(at).check(record)
     }
 
-    /// Puts a decided change into force.
-    pub(crate) fn change(&mut self, change: Change) {
-        match change {
-            Change::Put(member) => self.members.insert(member.site, member),
-            Change::Remove(site) => self.members.remove(&site),
-        }
-        self.membership_epoch = self.membership_epoch.saturating_add(1);
-        self.elect();
-    }
-
-    /// Derives the validators from the members.
-    fn elect(&mut self) {
-        self.validators = self.members().filter(|m| m.role == Role::Validator).map(|m| m.site).collect();
-        self.validators_hash = validators_hash(&self.validators);
+    /// Begins a block of no records with this time, or just after the last block's: to judge records by.
+    pub(crate) fn judge_at(&self, at: Time) -> Work {
+        Work::begin(self, at.max(Time(self.time().0.saturating_add(1))))
     }
 
     /// Brings the root up to date.
@@ -241,6 +237,7 @@ impl State {
         self.containers.seal();
         self.retired.seal();
         self.auctions.seal();
+        self.seats.seal();
         let facts = encode(&(self.mesh, self.membership_epoch)).expect("a few bytes");
         self.root = Hash::of_parts(
             "godwit/state",
@@ -251,6 +248,7 @@ impl State {
                 &self.containers.root().0,
                 &self.retired.root().0,
                 &self.auctions.root().0,
+                &self.seats.root().0,
             ],
         );
     }

@@ -6,12 +6,14 @@ use godwit_protocol::bid::{Bid, Decline, Reason};
 use godwit_protocol::bounded::{List, Text};
 use godwit_protocol::container::{Image, Kind, Mode, Needs, Profile};
 use godwit_protocol::done::{Done, Spans};
-use godwit_protocol::membership::{Change, Member, Membership, Proposal, Role};
+use godwit_protocol::evidence::Evidence;
+use godwit_protocol::membership::{Change, Member, Membership, Proposal, Role, Rotation};
 use godwit_protocol::offer::{DEFAULT_WINDOW, Offer, Why};
 use godwit_protocol::receipt::{Ready, Receipt};
 use godwit_protocol::register::Register;
 use godwit_protocol::report::{Report, Signal};
 use godwit_protocol::signed::sign_bytes;
+use godwit_protocol::vote::{Height, Vote, VoteKind};
 use godwit_protocol::yield_::Yield;
 use godwit_protocol::{
     Address, Bytes, ContainerId, Dbm, Epoch, Event, Hash, ImageId, Message, MilliCpu, Millis, OfferId, PerMille,
@@ -253,7 +255,7 @@ impl Mesh {
 
     pub fn refusal_of(&self, record: VerifiedRecord) -> Refusal {
         let (at, id) = (self.now.after(Millis(10)), self.id(&record));
-        let refusal = self.state.check(&record, &id, at).expect_err("the mempool refuses it");
+        let refusal = self.state.check(&record, at).expect_err("the mempool refuses it");
         let (empty, _, _) = build(&self.state, site(0), at, Vec::new());
         let (block, _, refused) = build(&self.state, site(0), at, vec![record.clone()]);
         assert_eq!(refused, vec![(id, refusal.clone())], "the proposer leaves it out");
@@ -320,6 +322,29 @@ impl Mesh {
             |n: &u8| Signed::sign(&self.state.mesh(), &key(*n), proposal.clone()).expect("small").into_signed();
         let approvals = List::first(approvers.iter().map(approve));
         Message::Membership(Membership { proposal, approvals })
+    }
+
+    /// A site goes on under the key of another number.
+    pub fn rotation(&self, old: u8, new: u8) -> Change {
+        let rotation = Rotation { old: site(old) };
+        Change::Rotate(Signed::sign(&self.state.mesh(), &key(new), rotation).expect("small").into_signed())
+    }
+
+    /// A precommit of round 0.
+    pub fn vote(&self, by: u8, height: u64, block: Option<u8>) -> Signed<Vote> {
+        let block = block.map(|n| Hash([n; 32]));
+        let (kind, height) = (VoteKind::Precommit, Height(height));
+        let vote = Vote { kind, height, round: 0, block, validator: site(by) };
+        Signed::sign(&self.state.mesh(), &key(by), vote).expect("small").into_signed()
+    }
+
+    /// That a site voted for a block and for none.
+    pub fn evidence(&self, culprit: u8, height: u64) -> Evidence {
+        Evidence::Votes(self.vote(culprit, height, Some(1)), self.vote(culprit, height, None))
+    }
+
+    pub fn accuse(&self, culprit: u8, height: u64) -> Message {
+        Message::Evidence(self.evidence(culprit, height))
     }
 
     pub fn mobility(&self, n: u8, report: Signed<Report>) -> Message {

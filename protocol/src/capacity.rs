@@ -7,6 +7,7 @@ use crate::container::MAX_CPU_FEATURES;
 use crate::id::SiteId;
 use crate::signed::Signable;
 use crate::units::{Address, Bytes, MilliCpu, PerMille, Time};
+use crate::vote::Height;
 
 /// A site's resources at one moment. Signed by the site; stale after 15 s.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -29,6 +30,8 @@ pub struct Capacity {
     pub platform: Platform,
     /// False while its operator drains it.
     pub accepting: bool,
+    /// The last block that the site has, which its host fills in: operators see by it who is behind.
+    pub height: Height,
 }
 
 /// How much there is of something, how much is used and how much is promised to containers that are on their way.

@@ -5,11 +5,13 @@ use serde::{Deserialize, Serialize};
 use crate::award::Award;
 use crate::bid::{Bid, Reason};
 use crate::done::Done;
+use crate::evidence::Sentence;
 use crate::id::{ContainerId, OfferId, SiteId};
 use crate::membership::Change;
 use crate::offer::Offer;
 use crate::register::Register;
 use crate::units::{Epoch, Time};
+use crate::vote::Height;
 
 /// One effect of a block, in the order in which they took place.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -126,6 +128,15 @@ pub enum Event {
         /// How.
         change: Change,
     },
+    /// A validator was shown to have contradicted itself.
+    Punished {
+        /// Who.
+        site: SiteId,
+        /// Where it contradicted itself.
+        height: Height,
+        /// What becomes of it, from the next height on.
+        sentence: Sentence,
+    },
 }
 
 /// Why an offer ended with the container where it was.
@@ -145,7 +156,9 @@ impl Event {
     #[must_use]
     pub fn offer(&self) -> Option<OfferId> {
         match self {
-            Self::Registered { .. } | Self::Retired { .. } | Self::MembershipChanged { .. } => None,
+            Self::Registered { .. } | Self::Retired { .. } | Self::MembershipChanged { .. } | Self::Punished { .. } => {
+                None
+            }
             Self::BidPlaced { bid, .. } => Some(bid.offer),
             Self::Opened { offer, .. }
             | Self::Declined { offer, .. }

@@ -30,12 +30,14 @@ pub mod award;
 pub mod bid;
 pub mod done;
 pub mod event;
+pub mod evidence;
 pub mod manifest;
 pub mod membership;
 pub mod message;
 pub mod offer;
 pub mod receipt;
 pub mod register;
+pub mod vote;
 pub mod yield_;
 
 pub mod auction;

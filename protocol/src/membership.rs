@@ -60,6 +60,20 @@ pub enum Change {
     Put(Member),
     /// A member leaves.
     Remove(SiteId),
+    /// A member goes on under another key, the signer of this: that it signs shows that somebody holds its secret half.
+    Rotate(Signed<Rotation>),
+}
+
+/// What a new key signs, to take the place of an old one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rotation {
+    /// The key that the member has had so far.
+    pub old: SiteId,
+}
+
+impl Signable for Rotation {
+    const DOMAIN: &'static str = "godwit/rotation";
+    type Author = SiteId;
 }
 
 impl Signable for Proposal {

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::abort::{Abort, Reclaim};
 use crate::bid::{Bid, Decline};
 use crate::done::Done;
+use crate::evidence::Evidence;
 use crate::id::OfferId;
 use crate::membership::Membership;
 use crate::offer::Offer;
@@ -27,6 +28,7 @@ pub enum Message {
     Done(Done),
     Reclaim(Reclaim),
     Membership(Membership),
+    Evidence(Evidence),
 }
 
 impl Message {
@@ -45,6 +47,7 @@ impl Message {
             Self::Done(_) => "done",
             Self::Reclaim(_) => "reclaim",
             Self::Membership(_) => "membership",
+            Self::Evidence(_) => "evidence",
         }
     }
 
@@ -59,7 +62,7 @@ impl Message {
             Self::Abort(abort) => Some(abort.offer),
             Self::Done(done) => Some(done.offer),
             Self::Reclaim(reclaim) => Some(reclaim.offer),
-            Self::Register(_) | Self::Retire(_) | Self::Offer(_) | Self::Membership(_) => None,
+            Self::Register(_) | Self::Retire(_) | Self::Offer(_) | Self::Membership(_) | Self::Evidence(_) => None,
         }
     }
 }

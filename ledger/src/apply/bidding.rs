@@ -23,23 +23,24 @@ pub const MAX_UNNAMED_BIDS: usize = 256;
 pub const MAX_REPORT_AGE: Millis = Millis(30_000);
 
 impl Work {
-    pub(super) fn offer(&mut self, author: SiteId, id: OfferId, offer: &Offer) -> Result<(), Refusal> {
-        let container = self.owned(&author, &offer.container)?;
+    pub(super) fn check_offer(&self, author: &SiteId, offer: &Offer) -> Result<(), Refusal> {
+        let container = self.owned(author, &offer.container)?;
         if offer.epoch != container.epoch {
             return Err(Refusal::WrongEpoch { current: container.epoch, got: offer.epoch });
         }
         if let Some(open) = container.open {
             return Err(Refusal::OfferOpen(open));
         }
-        self.check_named(&author, offer)?;
+        self.check_named(author, offer)?;
         self.check_window(offer.window)?;
         if let Why::Mobility { report } = &offer.why {
             self.check_report(container, report)?;
         }
-        let open_offers = self.state.authors.get(&author).map_or(0, |author| author.open_offers);
-        if open_offers >= MAX_OPEN_OFFERS {
-            return Err(Refusal::TooManyOffers(open_offers));
-        }
+        let open_offers = self.state.authors.get(author).map_or(0, |author| author.open_offers);
+        if open_offers >= MAX_OPEN_OFFERS { Err(Refusal::TooManyOffers(open_offers)) } else { Ok(()) }
+    }
+
+    pub(super) fn offer(&mut self, author: SiteId, id: OfferId, offer: &Offer) {
         let closes = self.at.after(offer.window);
         let opened = Auction {
             source: author,
@@ -53,46 +54,51 @@ impl Work {
             phase: Phase::Bidding,
         };
         self.state.auctions.insert(id, opened);
-        self.state.containers.modify(&offer.container).expect("was looked up above").open = Some(id);
-        self.author(author).open_offers = open_offers + 1;
+        self.state.containers.modify(&offer.container).expect("its owner was checked").open = Some(id);
+        self.author(author).open_offers += 1;
         Arc::make_mut(&mut self.state.closing).insert((closes, id));
         self.events.push(Event::Opened { offer: id, source: author, body: offer.clone(), closes });
+    }
+
+    pub(super) fn check_bid(&self, author: &SiteId, bid: &Bid) -> Result<(), Refusal> {
+        let auction = self.auction(&bid.offer)?;
+        if auction.source == *author {
+            return Err(Refusal::OwnOffer);
+        }
+        check_may_answer(auction, author)?;
+        let named = |site: &SiteId| auction.body.named.contains(site);
+        let unnamed = auction.bids.iter().filter(|(site, _)| !named(site)).count();
+        if !named(author) && unnamed >= MAX_UNNAMED_BIDS {
+            return Err(Refusal::TooManyBids(MAX_UNNAMED_BIDS));
+        }
         Ok(())
     }
 
-    pub(super) fn bid(&mut self, author: SiteId, bid: &Bid) -> Result<(), Refusal> {
-        let auction = self.auction(&bid.offer)?;
-        if auction.source == author {
-            return Err(Refusal::OwnOffer);
-        }
-        check_may_answer(auction, &author)?;
-        let named = |site: &SiteId| auction.body.named.contains(site);
-        let unnamed = auction.bids.iter().filter(|(site, _)| !named(site)).count();
-        if !named(&author) && unnamed >= MAX_UNNAMED_BIDS {
-            return Err(Refusal::TooManyBids(MAX_UNNAMED_BIDS));
-        }
+    pub(super) fn bid(&mut self, author: SiteId, bid: &Bid) {
         self.change_auction(&bid.offer).bids.push((author, *bid));
         self.events.push(Event::BidPlaced { bidder: author, bid: *bid });
         self.close_if_answered(bid.offer);
-        Ok(())
     }
 
-    pub(super) fn decline(&mut self, author: SiteId, decline: &Decline) -> Result<(), Refusal> {
-        let (offer, reason) = (decline.offer, decline.reason.clone());
+    pub(super) fn check_decline(&self, author: &SiteId, decline: &Decline) -> Result<(), Refusal> {
         if decline.attempt > 0 {
-            self.check_winner(&author, &offer, decline.attempt)?;
-            self.pass(offer, reason);
-            return Ok(());
+            return self.check_winner(author, &decline.offer, decline.attempt).map(|_| ());
         }
-        let auction = self.auction(&offer)?;
-        if !auction.body.named.contains(&author) {
+        let auction = self.auction(&decline.offer)?;
+        if !auction.body.named.contains(author) {
             return Err(Refusal::NotNamed);
         }
-        check_may_answer(auction, &author)?;
+        check_may_answer(auction, author)
+    }
+
+    pub(super) fn decline(&mut self, author: SiteId, decline: &Decline) {
+        let (offer, reason) = (decline.offer, decline.reason.clone());
+        if decline.attempt > 0 {
+            return self.pass(offer, reason);
+        }
         self.change_auction(&offer).declines.push((author, reason.clone()));
         self.events.push(Event::Declined { offer, site: author, reason });
         self.close_if_answered(offer);
-        Ok(())
     }
 
     fn close_if_answered(&mut self, offer: OfferId) {
@@ -105,7 +111,7 @@ impl Work {
     pub(super) fn close(&mut self, offer: OfferId) {
         self.stop_bidding(&offer);
         let auction = self.state.auctions.get(&offer).expect("an offer that takes bids is in the state");
-        let eligible = |(site, _): &&(SiteId, Bid)| self.state.is_eligible(site);
+        let eligible = |(site, _): &&(SiteId, Bid)| self.may_win(site);
         let bids: Vec<(SiteId, Bid)> = auction.bids.iter().filter(eligible).copied().collect();
         if bids.is_empty() {
             return self.end(offer, EndReason::NoBids);

@@ -14,7 +14,7 @@ pub const MAX_CONTAINERS: usize = 65_536;
 pub const MAX_CONTAINER_IDS: usize = 1 << 20;
 
 impl Work {
-    pub(super) fn register(&mut self, author: SiteId, register: &Register) -> Result<(), Refusal> {
+    pub(super) fn check_register(&self, register: &Register) -> Result<(), Refusal> {
         let (id, address) = (register.container, register.address);
         if self.state.containers.contains(&id) || self.state.retired.contains(&id) {
             return Err(Refusal::ContainerKnown(id));
@@ -35,26 +35,32 @@ impl Work {
         if live + retired >= MAX_CONTAINER_IDS {
             return Err(Refusal::IdsUsedUp(MAX_CONTAINER_IDS));
         }
+        Ok(())
+    }
+
+    pub(super) fn register(&mut self, author: SiteId, register: &Register) {
+        let (id, address) = (register.container, register.address);
         let container =
             Container { owner: author, epoch: Epoch(1), register: register.clone(), open: None, last_done: None };
         self.state.containers.insert(id, container);
         self.state.addresses.insert(address, id);
         self.events.push(Event::Registered { owner: author, register: register.clone() });
-        Ok(())
     }
 
-    pub(super) fn retire(&mut self, author: SiteId, retire: &Retire) -> Result<(), Refusal> {
-        let id = retire.container;
-        let container = self.owned(&author, &id)?;
-        if let Some(offer) = container.open {
-            return Err(Refusal::OfferOpen(offer));
+    pub(super) fn check_retire(&self, author: &SiteId, retire: &Retire) -> Result<(), Refusal> {
+        match self.owned(author, &retire.container)?.open {
+            Some(offer) => Err(Refusal::OfferOpen(offer)),
+            None => Ok(()),
         }
-        let address = container.register.address;
+    }
+
+    pub(super) fn retire(&mut self, author: SiteId, retire: &Retire) {
+        let id = retire.container;
+        let address = self.state.container(&id).expect("its owner was checked").register.address;
         self.state.containers.remove(&id);
         self.state.addresses.remove(&address);
         self.state.retired.insert(id, ());
         self.events.push(Event::Retired { owner: author, container: id });
-        Ok(())
     }
 
     /// The author's container.

@@ -5,10 +5,12 @@
 mod bidding;
 mod containers;
 mod every_record;
+mod evidence;
 mod handoffs;
 mod membership;
 mod random;
 mod receipts;
+mod rotation;
 mod time;
 
 use godwit_protocol::Message;

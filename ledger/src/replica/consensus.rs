@@ -7,10 +7,10 @@ use malachitebft_core_types::{
     Round, RoundCertificate, ThresholdParams, Timeout, TimeoutKind, Validity, ValueOrigin, VoteExtensionPolicy,
 };
 
-use super::context::{Ctx, Value, Voter};
+use super::context::{Ctx, Level, Value, Voter};
 use super::entry::Entry;
 use super::host::{Held, certificate};
-use super::message::{Proposed, number_of, proposal_in, round_of, vote_in};
+use super::message::{Proposed, number_of, proposal_in, proposal_out, round_of, vote_in, vote_out};
 use super::{Commit, Effect, LedgerMessage, Offence, Replica, proposer};
 use crate::block::{Block, Committed, Height, VoteKind};
 use crate::record::{VerifiedRecord, record_id};
@@ -122,7 +122,7 @@ impl Replica {
         self.host.eager = self.has_reason();
         // Gotcha 5: no target time.
         let committee = self.committee.clone();
-        self.drive(Feed::StartHeight(self.next(), committee, false, None, VoteExtensionPolicy::Disabled));
+        self.drive(Feed::StartHeight(Level(self.next()), committee, false, None, VoteExtensionPolicy::Disabled));
     }
 
     /// Builds and proposes a block, if the core wants one and there is something to put into it.
@@ -132,7 +132,7 @@ impl Replica {
         if !self.running || self.core.round() != Round::new(round) || !(self.mempool.has_ready() || due) {
             return false;
         }
-        let candidates = self.mempool.candidates();
+        let candidates = self.mempool.candidates().cloned();
         let (block, applied, left_out) = rules::build(&self.state, self.host.me, self.host.now, candidates);
         let refused = self.mempool.left_out(left_out);
         self.refuse(refused);
@@ -142,7 +142,7 @@ impl Replica {
         let hash = block.header.hash();
         self.host.wanted = None;
         self.host.held.insert(hash, Held { block, applied: Some(applied), told: Some(true), round });
-        self.drive(Feed::Propose(LocallyProposedValue::new(self.next(), Round::new(round), Value(hash))));
+        self.drive(Feed::Propose(LocallyProposedValue::new(Level(self.next()), Round::new(round), Value(hash))));
         true
     }
 
@@ -170,11 +170,15 @@ impl Replica {
 
     /// Makes a block the last one, whether it was decided here or came with its certificate.
     pub(super) fn advance(&mut self, committed: Committed, applied: Applied) {
-        let mesh = self.state.mesh();
+        self.remember_words(committed.certificate.height);
+        let (mesh, membership) = (self.state.mesh(), self.state.membership_epoch());
         let records: Vec<RecordId> =
             committed.block.records.iter().filter_map(|record| record_id(&mesh, record).ok()).collect();
         self.state = applied.state.clone();
-        let next = proposer::committee(self.state.validators(), self.state.header());
+        if self.state.membership_epoch() != membership {
+            self.host.accused.clear();
+        }
+        let next = proposer::committee(&self.state);
         let decided_by = std::mem::replace(&mut self.committee, next);
         let commit = Commit { committed, state: applied.state, events: applied.events };
         self.host.outbox.commit(Effect::Commit(Box::new(commit.clone())));
@@ -215,8 +219,35 @@ impl Replica {
     /// the decision is the rule, not a sign of lagging.
     fn on_past(&mut self, from: SiteId, message: &LedgerMessage) {
         if matches!(message, LedgerMessage::Vote { vote, .. } if vote.body.kind == VoteKind::Prevote) {
-            let message = self.status();
-            self.host.outbox.say(Effect::Send { to: from, message });
+            let status = self.status();
+            self.host.outbox.say(Effect::Send { to: from, message: status });
+        }
+        // Its author's own, over its own stream: nobody can fill another's place with a forgery.
+        let evidence = match message {
+            LedgerMessage::Vote { vote, .. } if vote.author == from => self.past.vote(vote),
+            LedgerMessage::Proposal(proposed) if proposed.proposal.author == from => {
+                self.past.proposal(&proposed.proposal)
+            }
+            _ => None,
+        };
+        if let Some(evidence) = evidence.filter(|evidence| evidence.verify(&self.state.mesh()).is_ok()) {
+            self.host.accuse(evidence);
+        }
+    }
+
+    /// Keeps what the core heard of a height that is decided.
+    fn remember_words(&mut self, height: Height) {
+        self.past.forget(height);
+        let driver = &self.core.driver;
+        if driver.height() != Level(height) {
+            return;
+        }
+        for vote in driver.votes().all_rounds().values().flat_map(|round| round.received_votes()) {
+            self.past.vote(&vote_out(vote));
+        }
+        let proposals = driver.proposals().all_rounds().values().flat_map(|round| round.get_proposals_and_validities());
+        for (proposal, _) in proposals {
+            self.past.proposal(&proposal_out(proposal));
         }
     }
 
@@ -345,7 +376,7 @@ impl Replica {
         }
         held.told = Some(valid);
         let value = ProposedValue {
-            height: proposal.body.height,
+            height: Level(proposal.body.height),
             round: Round::new(round),
             valid_round: round_of(proposal.body.polka),
             proposer: Voter(proposal.author),

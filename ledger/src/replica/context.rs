@@ -20,6 +20,10 @@ pub(crate) struct Ctx;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Voter(pub SiteId);
 
+/// A height.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct Level(pub Height);
+
 /// What is decided: the hash of a header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Value(pub Hash);
@@ -35,7 +39,7 @@ pub(crate) struct Part;
 /// A prevote or precommit as the core sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Ballot {
-    pub height: Height,
+    pub height: Level,
     pub round: Round,
     pub value: NilOrVal<Value>,
     pub kind: VoteType,
@@ -45,7 +49,7 @@ pub(crate) struct Ballot {
 /// A proposal as the core sees it; `polka` is the round of the polka that a re-proposal rests on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Motion {
-    pub height: Height,
+    pub height: Level,
     pub round: Round,
     pub value: Value,
     pub polka: Round,
@@ -56,6 +60,8 @@ pub(crate) struct Motion {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Committee {
     seats: Arc<[Voter]>,
+    /// Those who propose, in turn.
+    turns: Arc<[Voter]>,
     /// Index of round 0's proposer.
     first: usize,
 }
@@ -63,15 +69,16 @@ pub(crate) struct Committee {
 impl Committee {
     /// # Panics
     /// If there is nobody: the rules never leave a mesh without a validator.
-    pub fn new(validators: &[SiteId], first: usize) -> Self {
-        assert!(first < validators.len(), "a committee has members, and its first proposer is one of them");
-        Self { seats: validators.iter().map(|site| Voter(*site)).collect(), first }
+    pub fn new(validators: &[SiteId], turns: &[SiteId], first: usize) -> Self {
+        assert!(first < turns.len(), "a committee has members, and its first proposer is one of them");
+        let voters = |sites: &[SiteId]| sites.iter().map(|site| Voter(*site)).collect();
+        Self { seats: voters(validators), turns: voters(turns), first }
     }
 
     /// Who proposes in a round: the first proposer, then the others in turn.
     pub fn proposer(&self, round: u32) -> SiteId {
-        let turn = usize::try_from(round).unwrap_or(0) % self.seats.len();
-        self.seats[(self.first + turn) % self.seats.len()].0
+        let turn = usize::try_from(round).unwrap_or(0) % self.turns.len();
+        self.turns[(self.first + turn) % self.turns.len()].0
     }
 
     pub fn contains(&self, site: &SiteId) -> bool {
@@ -91,6 +98,12 @@ impl Committee {
 impl fmt::Display for Voter {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0.short())
+    }
+}
+
+impl fmt::Display for Level {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
     }
 }
 
@@ -114,20 +127,20 @@ impl From<Sig> for Signature {
 
 impl core::Address for Voter {}
 
-impl core::Height for Height {
-    const ZERO: Self = Self(0);
-    const INITIAL: Self = Self(1);
+impl core::Height for Level {
+    const ZERO: Self = Self(Height(0));
+    const INITIAL: Self = Self(Height(1));
 
     fn increment_by(&self, n: u64) -> Self {
-        Self(self.0.saturating_add(n))
+        Self(Height(self.0.0.saturating_add(n)))
     }
 
     fn decrement_by(&self, n: u64) -> Option<Self> {
-        self.0.checked_sub(n).map(Self)
+        self.0.0.checked_sub(n).map(|height| Self(Height(height)))
     }
 
     fn as_u64(&self) -> u64 {
-        self.0
+        self.0.0
     }
 }
 
@@ -150,7 +163,7 @@ impl core::ProposalPart<Ctx> for Part {
 }
 
 impl core::Vote<Ctx> for Ballot {
-    fn height(&self) -> Height {
+    fn height(&self) -> Level {
         self.height
     }
 
@@ -189,7 +202,7 @@ impl core::Vote<Ctx> for Ballot {
 }
 
 impl core::Proposal<Ctx> for Motion {
-    fn height(&self) -> Height {
+    fn height(&self) -> Level {
         self.height
     }
 
@@ -280,7 +293,7 @@ impl Eq for Ctx {}
 
 impl core::Context for Ctx {
     type Address = Voter;
-    type Height = Height;
+    type Height = Level;
     type ProposalPart = Part;
     type Proposal = Motion;
     type Validator = Voter;
@@ -291,20 +304,20 @@ impl core::Context for Ctx {
     type Extension = ();
     type SigningScheme = Self;
 
-    fn select_proposer<'a>(&self, committee: &'a Committee, _: Height, round: Round) -> &'a Voter {
+    fn select_proposer<'a>(&self, committee: &'a Committee, _: Level, round: Round) -> &'a Voter {
         let proposer = Voter(committee.proposer(round.as_u32().unwrap_or(0)));
         committee.seats.iter().find(|seat| **seat == proposer).expect("the proposer has a seat")
     }
 
-    fn new_proposal(&self, height: Height, round: Round, value: Value, polka: Round, by: Voter) -> Motion {
+    fn new_proposal(&self, height: Level, round: Round, value: Value, polka: Round, by: Voter) -> Motion {
         Motion { height, round, value, polka, by }
     }
 
-    fn new_prevote(&self, height: Height, round: Round, value: NilOrVal<Value>, by: Voter) -> Ballot {
+    fn new_prevote(&self, height: Level, round: Round, value: NilOrVal<Value>, by: Voter) -> Ballot {
         Ballot { height, round, value, kind: VoteType::Prevote, by }
     }
 
-    fn new_precommit(&self, height: Height, round: Round, value: NilOrVal<Value>, by: Voter) -> Ballot {
+    fn new_precommit(&self, height: Level, round: Round, value: NilOrVal<Value>, by: Voter) -> Ballot {
         Ballot { height, round, value, kind: VoteType::Precommit, by }
     }
 }

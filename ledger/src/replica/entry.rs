@@ -5,7 +5,7 @@ use malachitebft_core_consensus::{Input, ProposedValue};
 use malachitebft_core_types::{Round, Timeout, TimeoutKind, Validity, ValueOrigin};
 use serde::{Deserialize, Serialize};
 
-use super::context::{Ctx, Value, Voter};
+use super::context::{Ctx, Level, Value, Voter};
 use super::message::{Polka, Proposal, SignedVote, number_of, proposal_in, proposal_out, round_of, vote_in, vote_out};
 use crate::block::{Block, Height};
 
@@ -105,7 +105,7 @@ impl Entry {
             Input::Vote(vote) => Self::Vote(vote_out(vote)),
             Input::Proposal(proposal) => Self::Proposal(proposal_out(proposal)),
             Input::ProposedValue(value, _) => Self::Value(Judged {
-                height: value.height,
+                height: value.height.0,
                 round: number_of(value.round),
                 polka: value.valid_round.as_u32(),
                 proposer: value.proposer.0,
@@ -136,7 +136,7 @@ impl Entry {
             Self::Proposal(proposal) => Input::Proposal(proposal_in(proposal)),
             Self::Value(judged) => {
                 let value = ProposedValue {
-                    height: judged.height,
+                    height: Level(judged.height),
                     round: Round::new(judged.round),
                     valid_round: round_of(judged.polka),
                     proposer: Voter(judged.proposer),

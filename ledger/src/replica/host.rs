@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use ed25519_dalek::SigningKey;
 use godwit_protocol::bounded::List;
+use godwit_protocol::evidence::Evidence;
 use godwit_protocol::signed::{sign_bytes, signing_bytes, verify_bytes};
 use godwit_protocol::{Hash, MeshId, Signable, Signature, SiteId, Time};
 use malachitebft_core_consensus::{
@@ -64,6 +65,8 @@ pub(super) struct Host {
     pub decided: Option<CommitCertificate<Ctx>>,
     /// Whether this replica has something to decide: goes out with its votes.
     pub eager: bool,
+    /// Whose contradictions were told since the membership changed last: once is enough.
+    pub accused: BTreeSet<SiteId>,
     round_began: Time,
     verified: BTreeSet<Hash>,
 }
@@ -86,6 +89,7 @@ impl Host {
             delayed: false,
             decided: None,
             eager: false,
+            accused: BTreeSet::new(),
             round_began: Time(0),
             verified: BTreeSet::new(),
         }
@@ -188,7 +192,7 @@ impl Host {
                 r.resume_with(self.check_rounds(&rounds, &committee, honest, quorum))
             }
             Ask::WalAppend(height, input, r) => {
-                self.write_ahead(height, &input);
+                self.write_ahead(height.0, &input);
                 r.resume_with(())
             }
             Ask::Finalize(certificate, _, evidence, r) => {
@@ -322,12 +326,24 @@ impl Host {
         self.outbox.append(bytes);
     }
 
-    fn report(&mut self, evidence: &MisbehaviorEvidence<Ctx>) {
-        let of_votes = evidence.votes.iter().map(|(voter, _)| voter.0);
-        let of_proposals = evidence.proposals.iter().map(|(voter, _)| voter.0);
-        let sites: BTreeSet<SiteId> = of_votes.chain(of_proposals).collect();
-        for site in sites {
-            self.outbox.say(Effect::Misbehaved { site, what: Offence::Equivocation(self.height) });
+    /// What the core noticed while it decided a height. It also holds two proposals of one block against their author, which
+    /// contradict nothing.
+    fn report(&mut self, noticed: &MisbehaviorEvidence<Ctx>) {
+        let votes = noticed.votes.iter().flat_map(|(_, pairs)| pairs);
+        let votes = votes.map(|(one, other)| Evidence::Votes(vote_out(one), vote_out(other)));
+        let proposals = noticed.proposals.iter().flat_map(|(_, pairs)| pairs);
+        let proposals = proposals.map(|(one, other)| Evidence::Proposals(proposal_out(one), proposal_out(other)));
+        for evidence in votes.chain(proposals).filter(Evidence::is_contradiction) {
+            self.accuse(evidence);
+        }
+    }
+
+    /// Has a contradiction said in the ledger.
+    pub fn accuse(&mut self, evidence: Evidence) {
+        let (site, height) = (evidence.culprit(), evidence.height());
+        if site != self.me && self.accused.insert(site) {
+            self.outbox.say(Effect::Misbehaved { site, what: Offence::Equivocation(height) });
+            self.outbox.say(Effect::Accuse(Box::new(evidence)));
         }
     }
 }
@@ -338,7 +354,7 @@ pub(super) fn certificate(decided: &CommitCertificate<Ctx>) -> Certificate {
         decided.commit_signatures.iter().map(|s| (s.address.0, s.signature.into())).collect();
     signatures.sort_by_key(|(site, _)| *site);
     Certificate {
-        height: decided.height,
+        height: decided.height.0,
         round: number_of(decided.round),
         block: decided.value_id.0,
         signatures: List::first(signatures),

@@ -4,12 +4,13 @@
 
 use godwit_protocol::bounded::List;
 use godwit_protocol::membership::MAX_VALIDATORS;
-use godwit_protocol::{Hash, Signable, Signature, Signed, SiteId};
+pub use godwit_protocol::vote::Proposal;
+use godwit_protocol::{Hash, Signature, Signed, SiteId};
 use malachitebft_core_types as core;
 use malachitebft_core_types::{NilOrVal, Round, VoteType};
 use serde::{Deserialize, Serialize};
 
-use super::context::{Ballot, Ctx, Motion, Sig, Value, Voter};
+use super::context::{Ballot, Ctx, Level, Motion, Sig, Value, Voter};
 use crate::block::{Block, Committed, Height, Vote, VoteKind};
 use crate::record::SignedRecord;
 
@@ -58,26 +59,6 @@ pub enum LedgerMessage {
 
 /// A vote with its signature.
 pub type SignedVote = Signed<Vote>;
-
-/// What a proposer signs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Proposal {
-    /// The height.
-    pub height: Height,
-    /// The round.
-    pub round: u32,
-    /// Hash of the proposed header.
-    pub block: Hash,
-    /// The earlier round whose polka a re-proposal rests on.
-    pub polka: Option<u32>,
-    /// Who proposes.
-    pub proposer: SiteId,
-}
-
-impl Signable for Proposal {
-    const DOMAIN: &'static str = "godwit/proposal";
-    type Author = SiteId;
-}
 
 /// A proposal with its block.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -152,7 +133,7 @@ impl From<&Ballot> for Vote {
                 VoteType::Prevote => VoteKind::Prevote,
                 VoteType::Precommit => VoteKind::Precommit,
             },
-            height: ballot.height,
+            height: ballot.height.0,
             round: number_of(ballot.round),
             block: match ballot.value {
                 NilOrVal::Nil => None,
@@ -166,7 +147,7 @@ impl From<&Ballot> for Vote {
 impl From<&Vote> for Ballot {
     fn from(vote: &Vote) -> Self {
         Self {
-            height: vote.height,
+            height: Level(vote.height),
             round: Round::new(vote.round),
             value: vote.block.map_or(NilOrVal::Nil, |block| NilOrVal::Val(Value(block))),
             kind: match vote.kind {
@@ -181,7 +162,7 @@ impl From<&Vote> for Ballot {
 impl From<&Motion> for Proposal {
     fn from(motion: &Motion) -> Self {
         Self {
-            height: motion.height,
+            height: motion.height.0,
             round: number_of(motion.round),
             block: motion.value.0,
             polka: motion.polka.as_u32(),
@@ -193,7 +174,7 @@ impl From<&Motion> for Proposal {
 impl From<&Proposal> for Motion {
     fn from(proposal: &Proposal) -> Self {
         Self {
-            height: proposal.height,
+            height: Level(proposal.height),
             round: Round::new(proposal.round),
             value: Value(proposal.block),
             polka: round_of(proposal.polka),
@@ -221,7 +202,7 @@ pub(crate) fn proposal_in(proposal: &Signed<Proposal>) -> core::SignedProposal<C
 impl From<&core::PolkaCertificate<Ctx>> for Polka {
     fn from(polka: &core::PolkaCertificate<Ctx>) -> Self {
         Self {
-            height: polka.height,
+            height: polka.height.0,
             round: number_of(polka.round),
             block: polka.value_id.0,
             signatures: List::first(polka.polka_signatures.iter().map(|s| (s.address.0, s.signature.into()))),
@@ -234,7 +215,7 @@ impl From<&Polka> for core::PolkaCertificate<Ctx> {
         let signature =
             |(site, signature): &(SiteId, Signature)| core::PolkaSignature::new(Voter(*site), Sig::from(*signature));
         Self {
-            height: polka.height,
+            height: Level(polka.height),
             round: Round::new(polka.round),
             value_id: Value(polka.block),
             polka_signatures: polka.signatures.iter().map(signature).collect(),
@@ -245,7 +226,7 @@ impl From<&Polka> for core::PolkaCertificate<Ctx> {
 impl From<&core::RoundCertificate<Ctx>> for Rounds {
     fn from(rounds: &core::RoundCertificate<Ctx>) -> Self {
         Self {
-            height: rounds.height,
+            height: rounds.height.0,
             round: number_of(rounds.round),
             skip: rounds.cert_type == core::RoundCertificateType::Skip,
             votes: List::first(rounds.votes(&Ctx).map(|vote| vote_out(&vote))),
@@ -257,6 +238,6 @@ impl From<&Rounds> for core::RoundCertificate<Ctx> {
     fn from(rounds: &Rounds) -> Self {
         let kind = if rounds.skip { core::RoundCertificateType::Skip } else { core::RoundCertificateType::Precommit };
         let votes = rounds.votes.iter().map(vote_in).collect();
-        Self::new_from_votes(rounds.height, Round::new(rounds.round), kind, votes)
+        Self::new_from_votes(Level(rounds.height), Round::new(rounds.round), kind, votes)
     }
 }

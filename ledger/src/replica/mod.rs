@@ -26,6 +26,7 @@ mod host;
 mod mempool;
 mod message;
 mod outbox;
+mod past;
 mod proposer;
 mod records;
 mod timers;
@@ -36,6 +37,7 @@ mod tests;
 use std::collections::{BTreeMap, BTreeSet};
 
 use ed25519_dalek::SigningKey;
+use godwit_protocol::evidence::Evidence;
 use godwit_protocol::{Event, Forged, Malformed, Millis, RecordId, SiteId, Time};
 use malachitebft_core_consensus::{Params, State as Core};
 use malachitebft_core_types::{Timeout, ValuePayload};
@@ -46,10 +48,11 @@ use crate::refusal::Refusal;
 use crate::rules::BadBlock;
 use crate::state::State;
 use crate::sync::CatchUp;
-use context::{Committee, Ctx, Voter};
+use context::{Committee, Ctx, Level, Voter};
 use entry::Entry;
 use host::Host;
 use mempool::Mempool;
+use past::Past;
 use timers::{Purpose, Standing};
 
 pub use entry::BadWal;
@@ -149,6 +152,8 @@ pub enum Effect {
         /// Why.
         why: String,
     },
+    /// A validator contradicted itself: say so in the ledger.
+    Accuse(Box<Evidence>),
 }
 
 /// A decided block and where it leads.
@@ -242,6 +247,8 @@ pub struct Replica {
     connected: BTreeSet<SiteId>,
     /// Words of the next height, by who sent them.
     ahead: BTreeMap<SiteId, Vec<LedgerMessage>>,
+    /// Words of the last decided heights.
+    past: Past,
     /// Entries that wait for their replay.
     log: Vec<Entry>,
     /// The core is at work on the next height.
@@ -266,7 +273,7 @@ impl Replica {
     pub fn new(config: Config, state: State, log: &[Vec<u8>]) -> Result<Self, BadWal> {
         let log = Entry::decode_all(log, state.height())?;
         let host = Host::new(state.mesh(), config.key);
-        let committee = proposer::committee(state.validators(), state.header());
+        let committee = proposer::committee(&state);
         let params = Params {
             address: Voter(host.me),
             threshold_params: malachitebft_core_consensus::ThresholdParams::default(),
@@ -274,7 +281,7 @@ impl Replica {
             enabled: true,
         };
         // The core's own queue for later heights stays empty: `ahead` bounds it by sender.
-        let core = Core::new(Ctx, state.height().next(), committee.clone(), params, 1, 1);
+        let core = Core::new(Ctx, Level(state.height().next()), committee.clone(), params, 1, 1);
         Ok(Self {
             core,
             host,
@@ -284,6 +291,7 @@ impl Replica {
             catch_up: CatchUp::default(),
             connected: BTreeSet::new(),
             ahead: BTreeMap::new(),
+            past: Past::default(),
             log,
             running: false,
             barred: None,

@@ -8,6 +8,7 @@ use malachitebft_core_types::{Timeout, TimeoutKind};
 
 use super::context::Committee;
 use crate::block::Header;
+use crate::state::State;
 
 /// A proposer leads this many heights: long enough that one dead validator does not cost every fourth block a timeout,
 /// short enough that none keeps the order of records to itself.
@@ -31,17 +32,26 @@ const COMMON_ROUND: u32 = 7;
 /// How much longer each round waits than the one before it, beyond the doubling.
 const LATER: Duration = Duration::from_millis(250);
 
-/// The committee of the height after `last`. Its first proposer is the last block's builder, or the one after it when
-/// its tenure ended or it no longer is a validator.
-pub(crate) fn committee(validators: &[SiteId], last: Option<&Header>) -> Committee {
+/// The committee of the height after a state's last block.
+pub(crate) fn committee(state: &State) -> Committee {
+    led(state.validators(), |site| state.is_suspended(site), state.header())
+}
+
+/// Its first proposer is the last block's builder, or the one after it when its tenure ended or it no longer is a
+/// validator. Who is suspended does not propose, as long as anybody else can.
+fn led(validators: &[SiteId], is_suspended: impl Fn(&SiteId) -> bool, last: Option<&Header>) -> Committee {
+    let mut turns: Vec<SiteId> = validators.iter().filter(|site| !is_suspended(site)).copied().collect();
+    if turns.is_empty() {
+        turns = validators.to_vec();
+    }
     let first = last.map_or(0, |header| {
         let ended = header.height.0 % TENURE == 0;
-        match validators.binary_search(&header.proposer) {
-            Ok(seat) => (seat + usize::from(ended)) % validators.len(),
-            Err(seat) => seat % validators.len(),
+        match turns.binary_search(&header.proposer) {
+            Ok(seat) => (seat + usize::from(ended)) % turns.len(),
+            Err(seat) => seat % turns.len(),
         }
     });
-    Committee::new(validators, first)
+    Committee::new(validators, &turns, first)
 }
 
 /// Timeouts that follow how long decisions take.
@@ -106,23 +116,38 @@ mod tests {
         Header { height: Height(height), proposer, ..header }
     }
 
+    fn honest(validators: &[SiteId], last: Option<&Header>) -> Committee {
+        led(validators, |_| false, last)
+    }
+
+    #[test]
+    fn who_is_suspended_votes_and_does_not_propose_while_another_can() {
+        let all = validators();
+        let without =
+            |gone: &[usize]| led(&all, |site| gone.iter().any(|n| all[*n] == *site), Some(&header(5, all[1])));
+        let proposers = |committee: &Committee| (0..4).map(|round| committee.proposer(round)).collect::<Vec<_>>();
+        assert_eq!(proposers(&without(&[1])), [all[2], all[3], all[0], all[2]]);
+        assert_eq!((without(&[1]).len(), without(&[1]).contains(&all[1])), (4, true));
+        assert_eq!(proposers(&without(&[0, 1, 2, 3])), [all[1], all[2], all[3], all[0]]);
+    }
+
     #[test]
     fn the_last_blocks_proposer_leads_until_its_tenure_ends_and_the_others_follow_in_turn() {
         let all = validators();
-        let led = committee(&all, Some(&header(5, all[2])));
+        let led = honest(&all, Some(&header(5, all[2])));
         assert_eq!(
             (0..5).map(|round| led.proposer(round)).collect::<Vec<_>>(),
             [all[2], all[3], all[0], all[1], all[2]]
         );
-        assert_eq!(committee(&all, Some(&header(64, all[3]))).proposer(0), all[0]);
-        assert_eq!(committee(&all, None).proposer(0), all[0]);
+        assert_eq!(honest(&all, Some(&header(64, all[3]))).proposer(0), all[0]);
+        assert_eq!(honest(&all, None).proposer(0), all[0]);
     }
 
     #[test]
     fn a_proposer_that_left_is_followed_by_a_validator() {
         let all = validators();
         let stranger = site(9);
-        assert!(all.contains(&committee(&all, Some(&header(5, stranger))).proposer(0)));
+        assert!(all.contains(&honest(&all, Some(&header(5, stranger))).proposer(0)));
     }
 
     #[test]

@@ -1,6 +1,8 @@
 //! Replicas in a network that a seed drives. The network itself checks agreement, that nobody contradicts itself, and that
 //! what is signed is on disk before it leaves; the tests add what must be reached.
 
+mod evidence;
+
 use godwit_protocol::bounded::List;
 use godwit_protocol::membership::{Change, Role};
 use godwit_protocol::{Hash, MeshId, Message, Millis, Signature, Signed};

@@ -10,7 +10,7 @@ use godwit_protocol::membership::Member;
 use godwit_protocol::{ContainerId, Hash, Malformed, MeshId, OfferId, SiteId, decode, encode};
 use serde::{Deserialize, Serialize};
 
-use super::{Auction, Author, Container, Phase, State};
+use super::{Auction, Author, Container, Phase, Seat, State};
 use crate::block::Header;
 use crate::genesis::Genesis;
 
@@ -32,6 +32,7 @@ enum Entry {
     Container(Container),
     Retired(ContainerId),
     Auction(OfferId, Box<Auction>),
+    Seat(SiteId, Seat),
 }
 
 /// Why bytes are not the snapshot of a state.
@@ -105,6 +106,7 @@ impl State {
         let founding = state.root;
         for member in genesis.members.iter() {
             state.members.remove(&member.site);
+            state.seats.remove(&member.site);
         }
         state.membership_epoch = head.membership_epoch;
         while let Some(chunk) = chunks.next::<Vec<Entry>>() {
@@ -130,7 +132,8 @@ impl State {
         let containers = self.containers.iter().map(|(_, container)| Entry::Container(container.clone()));
         let retired = self.retired.iter().map(|(id, ())| Entry::Retired(*id));
         let auctions = self.auctions.iter().map(|(id, auction)| Entry::Auction(*id, Box::new(auction.clone())));
-        members.chain(authors).chain(containers).chain(retired).chain(auctions)
+        let seats = self.seats.iter().map(|(site, seat)| Entry::Seat(*site, *seat));
+        members.chain(authors).chain(containers).chain(retired).chain(auctions).chain(seats)
     }
 
     fn put(&mut self, entry: Entry) {
@@ -140,6 +143,7 @@ impl State {
             Entry::Container(container) => self.containers.insert(container.register.container, container),
             Entry::Retired(id) => self.retired.insert(id, ()),
             Entry::Auction(id, auction) => self.auctions.insert(id, *auction),
+            Entry::Seat(site, seat) => self.seats.insert(site, seat),
         }
     }
 

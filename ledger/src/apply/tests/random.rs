@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use godwit_protocol::abort::Then;
+use godwit_protocol::evidence::Sentence;
 use godwit_protocol::membership::{Change, Role};
 use godwit_protocol::offer::Offer;
 use godwit_protocol::receipt::Receipt;
@@ -16,7 +17,11 @@ use proptest::test_runner::TestRunner;
 use crate::state::{Phase, State};
 use crate::testing::{Mesh, abort, bid, container, decline, done, member, offer, ready, register, site};
 
-const SITES: u8 = 7;
+/// Keys: six members and a stranger, and others that they may change to.
+const SITES: u8 = 10;
+
+/// Those that speak by chance.
+const SPEAKERS: u8 = 7;
 
 /// One attempt to say something: who, what, about which, and how far from sense.
 #[derive(Clone, Copy, Debug)]
@@ -29,12 +34,8 @@ struct Word {
 }
 
 fn words() -> impl Strategy<Value = Vec<(u64, Vec<Word>)>> {
-    let word = (0..SITES, 0_u8..32, any::<u8>(), prop::bool::weighted(0.2)).prop_map(|(by, kind, pick, astray)| Word {
-        by,
-        kind,
-        pick,
-        astray,
-    });
+    let word = (0..SPEAKERS, 0_u8..34, any::<u8>(), prop::bool::weighted(0.2))
+        .prop_map(|(by, kind, pick, astray)| Word { by, kind, pick, astray });
     prop::collection::vec((1_u64..700, prop::collection::vec(word, 1..8)), 1..50)
 }
 
@@ -58,6 +59,11 @@ fn message(mesh: &Mesh, past: &[OfferId], Word { by, kind, pick, astray }: Word)
             return (owner, Message::Offer(Offer { window, ..offer(n, epoch, &named) }));
         }
         31 => return (by, change(mesh, pick)),
+        32 if pick % 3 == 0 => return (by, mesh.accuse(pick / 3 % SPEAKERS, state.height().0 + u64::from(astray))),
+        33 if pick % 4 == 0 => {
+            let change = mesh.rotation(pick / 4 % SPEAKERS, SPEAKERS - 1 + pick / 4 % 4);
+            return (by, mesh.membership(state.membership_epoch(), change, &validators(mesh, pick)));
+        }
         _ => {}
     }
     let open: Vec<OfferId> = state.offers().map(|(id, _)| *id).collect();
@@ -100,7 +106,7 @@ fn validators(mesh: &Mesh, pick: u8) -> Vec<u8> {
 }
 
 fn change(mesh: &Mesh, pick: u8) -> Message {
-    let (n, role) = (pick % SITES, [Role::Validator, Role::Member, Role::Observer][usize::from(pick) % 3]);
+    let (n, role) = (pick % SPEAKERS, [Role::Validator, Role::Member, Role::Observer][usize::from(pick) % 3]);
     let change = if pick.is_multiple_of(5) { Change::Remove(site(n)) } else { Change::Put(member(n, role)) };
     mesh.membership(mesh.state.membership_epoch(), change, &validators(mesh, pick / 2))
 }
@@ -153,7 +159,13 @@ impl Reader {
                 self.ends(offer, true);
                 self.owns(*container, *owner, *epoch);
             }
-            Event::MembershipChanged { .. } => {}
+            Event::MembershipChanged { change: Change::Rotate(rotation) } => {
+                let held = self.containers.iter().filter(|(_, (owner, _))| *owner == rotation.body.old);
+                for (container, epoch) in held.map(|(id, (_, epoch))| (*id, epoch.next())).collect::<Vec<_>>() {
+                    self.owns(container, rotation.author, epoch);
+                }
+            }
+            Event::MembershipChanged { .. } | Event::Punished { .. } => {}
         }
     }
 
@@ -199,6 +211,9 @@ fn makes_sense(state: &State) {
     }
     let bidding = state.offers().filter(|(_, auction)| auction.phase == Phase::Bidding);
     assert_eq!(state.due(), bidding.map(|(_, auction)| auction.closes).min());
+    let seated = |site: &SiteId| state.seat(site).is_some_and(|seat| seat.until.is_none());
+    assert!(state.validators().iter().all(seated), "who votes has a seat");
+    assert!(state.seats.iter().all(|(site, _)| state.member(site).is_some()), "and who left has none");
     assert!(!state.validators().is_empty());
     assert!(state.validators().is_sorted());
 }
@@ -241,7 +256,10 @@ fn kind(event: &Event) -> &'static str {
         Event::Ended { .. } => "ended",
         Event::Returned { possible_loss: false, .. } => "returned",
         Event::Returned { possible_loss: true, .. } => "reclaimed",
+        Event::MembershipChanged { change: Change::Rotate(_) } => "rotated",
         Event::MembershipChanged { .. } => "membership",
+        Event::Punished { sentence: Sentence::Removed, .. } => "removed",
+        Event::Punished { sentence: Sentence::Suspended, .. } => "suspended",
     }
 }
 
@@ -258,9 +276,9 @@ proptest! {
 fn what_is_said_at_random_leads_to_every_kind_of_event() {
     let mut runner = TestRunner::deterministic();
     let mut kinds = BTreeSet::new();
-    for _ in 0..48 {
+    for _ in 0..120 {
         let blocks = words().new_tree(&mut runner).expect("nothing is filtered").current();
         kinds.extend(run(blocks));
     }
-    assert_eq!(kinds.len(), 14, "{kinds:?}");
+    assert_eq!(kinds.len(), 17, "{kinds:?}");
 }
