@@ -1,6 +1,8 @@
 //! Records that wait for a block.
 //!
-//! Bounded by count and bytes, with a quota for every author, so that no member can crowd out the others.
+//! Fair to authors: a block takes the first record of each, then the second of each, and so on, so that whoever says much
+//! waits behind himself and not before others. Bounded by count and bytes, for all and for every author; when all is full,
+//! whoever has least gets in at the expense of whoever has most. A member that floods the mesh slows down itself.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -10,17 +12,20 @@ use crate::record::VerifiedRecord;
 use crate::refusal::Refusal;
 use crate::state::State;
 
-/// Two full blocks.
-const MAX_PENDING: usize = 8192;
+/// How many records wait, and how large they are together.
+#[derive(Clone, Copy, Debug)]
+struct Limits {
+    records: usize,
+    bytes: usize,
+    /// Of one author.
+    records_of_author: usize,
+    /// Of one author.
+    bytes_of_author: usize,
+}
 
-/// Eight full blocks of the largest records.
-const MAX_BYTES: usize = 32 * 1024 * 1024;
-
-/// Of one author: as many as its sequence window.
-const MAX_OF_AUTHOR: usize = 1024;
-
-/// Of one author, in bytes: 16 of the largest records.
-const MAX_BYTES_OF_AUTHOR: usize = 1024 * 1024;
+/// Two full blocks, or eight of the largest records. Of one author as many as its sequence window, or 16 of the largest.
+const LIMITS: Limits =
+    Limits { records: 8192, bytes: 32 * 1024 * 1024, records_of_author: 1024, bytes_of_author: 1024 * 1024 };
 
 /// Why a record that breaks no rule still is not kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -28,8 +33,9 @@ const MAX_BYTES_OF_AUTHOR: usize = 1024 * 1024;
 pub struct Full;
 
 /// The waiting records in the order of their arrival.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Mempool {
+    limits: Limits,
     arrivals: u64,
     waiting: BTreeMap<u64, Waiting>,
     by_id: BTreeMap<RecordId, u64>,
@@ -38,6 +44,8 @@ pub(crate) struct Mempool {
     bytes: usize,
     ready: usize,
     own: BTreeSet<u64>,
+    /// Own records that others' had to make room for, until they are told of.
+    driven_out: Vec<RecordId>,
 }
 
 #[derive(Debug)]
@@ -49,13 +57,35 @@ struct Waiting {
     ready: bool,
 }
 
+/// What one author has here.
 #[derive(Debug, Default)]
 struct Share {
-    count: usize,
+    arrivals: BTreeSet<u64>,
     bytes: usize,
 }
 
+impl Default for Mempool {
+    fn default() -> Self {
+        Self::within(LIMITS)
+    }
+}
+
 impl Mempool {
+    const fn within(limits: Limits) -> Self {
+        Self {
+            limits,
+            arrivals: 0,
+            waiting: BTreeMap::new(),
+            by_id: BTreeMap::new(),
+            by_expiry: BTreeSet::new(),
+            by_author: BTreeMap::new(),
+            bytes: 0,
+            ready: 0,
+            own: BTreeSet::new(),
+            driven_out: Vec::new(),
+        }
+    }
+
     pub fn contains(&self, id: &RecordId) -> bool {
         self.by_id.contains_key(id)
     }
@@ -74,15 +104,17 @@ impl Mempool {
         ready: bool,
         own: bool,
     ) -> Result<(), Full> {
-        let share = self.by_author.entry(record.author).or_default();
-        let crowded = share.count >= MAX_OF_AUTHOR || share.bytes + size > MAX_BYTES_OF_AUTHOR;
-        if crowded || self.waiting.len() >= MAX_PENDING || self.bytes + size > MAX_BYTES {
+        let author = record.author;
+        let (records, bytes) = self.share_of(&author);
+        if records >= self.limits.records_of_author || bytes + size > self.limits.bytes_of_author {
             return Err(Full);
         }
-        share.count += 1;
-        share.bytes += size;
+        self.make_room(&author, size)?;
         self.arrivals += 1;
         let arrival = self.arrivals;
+        let share = self.by_author.entry(author).or_default();
+        share.arrivals.insert(arrival);
+        share.bytes += size;
         self.bytes += size;
         self.ready += usize::from(ready);
         self.by_id.insert(id, arrival);
@@ -92,6 +124,35 @@ impl Mempool {
             self.own.insert(arrival);
         }
         Ok(())
+    }
+
+    /// The own records that had to go since this was asked last.
+    pub fn driven_out(&mut self) -> Vec<RecordId> {
+        std::mem::take(&mut self.driven_out)
+    }
+
+    fn share_of(&self, author: &SiteId) -> (usize, usize) {
+        self.by_author.get(author).map_or((0, 0), |share| (share.arrivals.len(), share.bytes))
+    }
+
+    /// Drops the last records of whoever has most, as long as the author has less than that even with the new one: so two
+    /// authors never take turns in driving each other out.
+    fn make_room(&mut self, author: &SiteId, size: usize) -> Result<(), Full> {
+        loop {
+            let too_many = self.waiting.len() >= self.limits.records;
+            if !too_many && self.bytes + size <= self.limits.bytes {
+                return Ok(());
+            }
+            let weight = |share: &Share| if too_many { share.arrivals.len() } else { share.bytes };
+            let (records, bytes) = self.share_of(author);
+            let mine = if too_many { records + 1 } else { bytes + size };
+            let most = self.by_author.values().max_by_key(|share| weight(share)).filter(|share| weight(share) > mine);
+            let last = most.and_then(|share| share.arrivals.last()).and_then(|arrival| self.waiting.get(arrival));
+            let id = last.ok_or(Full)?.id;
+            if self.remove(&id) {
+                self.driven_out.push(id);
+            }
+        }
     }
 
     /// Marks a record that is there already as submitted at this site.
@@ -110,18 +171,26 @@ impl Mempool {
         self.bytes -= gone.size;
         self.ready -= usize::from(gone.ready);
         if let Some(share) = self.by_author.get_mut(&author) {
-            share.count -= 1;
+            share.arrivals.remove(&arrival);
             share.bytes -= gone.size;
-            if share.count == 0 {
+            if share.arrivals.is_empty() {
                 self.by_author.remove(&author);
             }
         }
         self.own.remove(&arrival)
     }
 
-    /// All records in order, for a block: also those that are not ready, since what they wait for may be in the block.
-    pub fn candidates(&self) -> impl Iterator<Item = VerifiedRecord> + '_ {
-        self.waiting.values().map(|waiting| waiting.record.clone())
+    /// All records in the order in which they are due, for a block: also those that are not ready, since what they wait for
+    /// may be in the block. The authors take turns, each with its records as they came; in each turn who came first is first.
+    pub fn candidates(&self) -> impl Iterator<Item = &VerifiedRecord> {
+        self.in_turns().into_iter().filter_map(|arrival| self.waiting.get(&arrival)).map(|waiting| &waiting.record)
+    }
+
+    fn in_turns(&self) -> Vec<u64> {
+        let turns = self.by_author.values().flat_map(|share| share.arrivals.iter().copied().enumerate());
+        let mut turns: Vec<(usize, u64)> = turns.collect();
+        turns.sort_unstable();
+        turns.into_iter().map(|(_, arrival)| arrival).collect()
     }
 
     /// The verified form of a record, if this very one, signature included, waits here: spares verifying it again.
@@ -134,9 +203,10 @@ impl Mempool {
         self.own.iter().filter_map(|arrival| self.waiting.get(arrival)).map(|waiting| &waiting.record)
     }
 
-    /// The first records that are ready, whoever wrote them.
+    /// The records that are ready, in the order in which they are due.
     pub fn ready(&self) -> impl Iterator<Item = &VerifiedRecord> {
-        self.waiting.values().filter(|waiting| waiting.ready).map(|waiting| &waiting.record)
+        let waiting = self.in_turns().into_iter().filter_map(|arrival| self.waiting.get(&arrival));
+        waiting.filter(|waiting| waiting.ready).map(|waiting| &waiting.record)
     }
 
     /// The earliest time after which a record is worth nothing.
@@ -163,8 +233,9 @@ impl Mempool {
     pub fn revalidate(&mut self, state: &State, at: Time) -> Vec<(RecordId, Refusal)> {
         let mut hopeless = Vec::new();
         let mut ready = 0;
+        let judge = state.judge_at(at);
         for waiting in self.waiting.values_mut() {
-            waiting.ready = match state.check(&waiting.record, &waiting.id, at) {
+            waiting.ready = match judge.check(&waiting.record) {
                 Ok(()) => true,
                 Err(refusal) => {
                     if !refusal.may_pass_later() {
@@ -196,3 +267,6 @@ impl Mempool {
         own
     }
 }
+
+#[cfg(test)]
+mod tests;

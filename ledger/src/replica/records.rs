@@ -3,6 +3,7 @@
 use godwit_protocol::bounded::List;
 use godwit_protocol::{Millis, RecordId, SiteId, Time};
 
+use super::mempool::Full;
 use super::message::MAX_RECORDS_SENT;
 use super::{Effect, LedgerMessage, NotAppended, Offence, Replica};
 use crate::record::{SignedRecord, VerifiedRecord, measure};
@@ -34,22 +35,30 @@ impl Replica {
         }
     }
 
-    /// Records that were sent directly. They are few in a message, and most are known.
+    /// Records that were sent directly. They are few in a message, and most are known. A host with threads to spare verifies
+    /// those that are not, and gives them as [`Input::Record`](super::Input::Record) instead.
     pub(super) fn on_records(&mut self, from: SiteId, records: Vec<SignedRecord>) {
         if !self.votes() {
             return;
         }
         let mesh = self.state.mesh();
         for record in records {
-            let known = measure(&mesh, &record).is_ok_and(|(id, _)| self.mempool.contains(&id));
+            if self.knows(&record) {
+                continue;
+            }
             match record.verify(&mesh) {
-                _ if known => {}
                 Ok(record) => {
                     self.take(record, false);
                 }
                 Err(forged) => return self.misbehaved(from, Offence::ForgedRecord(forged)),
             }
         }
+    }
+
+    /// Whether a record waits here already: what is known need not be verified again.
+    #[must_use]
+    pub fn knows(&self, record: &SignedRecord) -> bool {
+        measure(&self.state.mesh(), record).is_ok_and(|(id, _)| self.mempool.contains(&id))
     }
 
     /// Keeps a record if it may ever be committed.
@@ -67,7 +76,7 @@ impl Replica {
             }
             return own;
         }
-        let ready = match self.state.check(&record, &id, self.host.now) {
+        let ready = match self.state.check(&record, self.host.now) {
             Ok(()) => true,
             Err(refusal) if refusal.may_pass_later() => false,
             Err(refusal) => {
@@ -77,7 +86,11 @@ impl Replica {
                 return false;
             }
         };
-        match self.mempool.insert(id, record, size, ready, own) {
+        let kept = self.mempool.insert(id, record, size, ready, own);
+        for id in self.mempool.driven_out() {
+            self.host.outbox.say(Effect::Refused { id, why: NotAppended::Full(Full) });
+        }
+        match kept {
             Ok(()) => {
                 if ready {
                     self.resume();
