@@ -8,13 +8,15 @@ use crate::bid::Reason;
 use crate::capacity::{Capacity, Share};
 use crate::effect::Effect;
 use crate::event::Event;
+use crate::evidence::Sentence;
 use crate::handoff::{Open, Stage};
 use crate::id::{ContainerId, OfferId, SiteId};
-use crate::membership::Change;
+use crate::membership::{Change, Role};
 use crate::policy::fits;
 use crate::register::Register;
 use crate::signed::Verified;
 use crate::units::{Epoch, Time};
+use crate::vote::Height;
 
 /// A container, as the ledger knows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -66,9 +68,11 @@ impl Site {
             gpu: load.gpu,
             platform: self.config.platform.clone(),
             accepting: !self.draining && !load.engine_absent,
+            height: Height(0),
         };
         let reserving = self.targets.iter().filter(|(id, target)| Some(*id) != offer && target.is_reserving());
-        for body in reserving.filter_map(|(id, _)| self.offers.get(id)).map(|open| &open.body) {
+        let open = |id| self.offers.get(id).or_else(|| self.early.get(id).map(|early| &early.open));
+        for body in reserving.filter_map(|(id, _)| open(id)).map(|open| &open.body) {
             capacity.cpu.reserved = capacity.cpu.reserved.plus(body.cpu);
             capacity.memory.reserved = capacity.memory.reserved.plus(body.memory);
             capacity.gpu.reserved = capacity.gpu.reserved.saturating_add(body.gpu);
@@ -157,7 +161,28 @@ impl Site {
                 self.members.remove(site);
                 self.peers.remove(site);
             }
-            Event::Declined { .. } => {}
+            Event::MembershipChanged { change: Change::Rotate(rotation) } => {
+                self.rotated(&rotation.body.old, rotation.author);
+            }
+            // It neither offers nor takes anything, until it is put back.
+            Event::Punished { site, sentence: Sentence::Suspended, .. } => {
+                if let Some(role) = self.members.get_mut(site) {
+                    *role = Role::Observer;
+                }
+            }
+            // That it leaves is told by itself.
+            Event::Punished { sentence: Sentence::Removed, .. } | Event::Declined { .. } => {}
+        }
+    }
+
+    /// A member goes on under another key, with its containers. If it is this site, its host starts it anew with that key.
+    fn rotated(&mut self, old: &SiteId, new: SiteId) {
+        if let Some(role) = self.members.remove(old) {
+            self.members.insert(new, role);
+        }
+        self.peers.remove(old);
+        for known in self.containers.values_mut().filter(|known| known.owner == *old) {
+            (known.owner, known.epoch) = (new, known.epoch.next());
         }
     }
 

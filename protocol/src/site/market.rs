@@ -10,7 +10,7 @@ use crate::bid::{Bid, Decline, Reason};
 use crate::bounded::{List, Text};
 use crate::container::{Kind, Needs};
 use crate::effect::Effect;
-use crate::handoff::{Promise, Target};
+use crate::handoff::{Open, Promise, Target};
 use crate::id::{ContainerId, OfferId, SiteId};
 use crate::membership::Role;
 use crate::message::Message;
@@ -22,7 +22,7 @@ use crate::units::{Bytes, MilliCpu, Millis, Time};
 use crate::word::Word;
 
 /// Longer than any record lives: an offer that was not committed by then never will be.
-const LOST: Millis = Millis(60_000);
+pub(super) const LOST: Millis = Millis(60_000);
 
 /// What a bidder predicts: engines take about this long to stop and start a container.
 const ENGINE_MS: u64 = 1_000;
@@ -114,10 +114,20 @@ impl Site {
         ours.into_iter().filter_map(|id| self.offer(now, id, Why::Drain)).collect()
     }
 
-    /// H2: judges itself and answers an offer that was just committed.
+    /// H2: judges itself and answers an offer that was just committed, unless it did when it heard of it.
     pub(super) fn answer(&mut self, now: Time, offer: &OfferId) -> Vec<Effect> {
-        let Some(open) = self.offers.get(offer) else { return vec![] };
-        if self.members.get(&self.config.me).is_none_or(|role| *role == Role::Observer) {
+        let Some(open) = self.offers.get(offer).cloned() else { return vec![] };
+        let mut effects = self.give_up_rivals(&open);
+        let early = self.early.remove(offer);
+        if !early.is_some_and(|early| self.has_answered(&early, offer)) {
+            effects.extend(self.respond(now, &open));
+        }
+        effects
+    }
+
+    /// Bids, or declines if it is named.
+    pub(super) fn respond(&mut self, now: Time, open: &Open) -> Vec<Effect> {
+        if !self.takes_part() {
             return vec![];
         }
         // Tasks of two handoffs must not meet in one engine, nor their promises in one journal.
@@ -127,22 +137,25 @@ impl Site {
             self.judge(now, open)
         };
         if let Err(reason) = verdict {
-            return self.decline_if_named(open.body.named.contains(&self.config.me), *offer, reason);
+            return self.decline_if_named(open.body.named.contains(&self.config.me), open.id, reason);
         }
         let Some(capacity) = self.capacity(now) else { return vec![] };
         let near = self.peers.get(&open.source).is_some_and(|peer| peer.capacity.network == self.config.network);
         let load = capacity.memory.load_with(open.body.memory).max(capacity.cpu.load_with(open.body.cpu));
         let bid = Bid {
-            offer: *offer,
+            offer: open.id,
             same_network: near,
             load,
             downtime_ms: Millis(ENGINE_MS + open.body.size.0 / LINK_BYTES_PER_MS),
         };
-        let container = open.body.container;
-        let target = Target::bid(now, self.config.me, open, self.config.patience);
-        self.targets.insert(*offer, target);
-        let promise = Promise::Bid { offer: *offer, container };
+        self.targets.insert(open.id, Target::bid(now, self.config.me, open, self.config.patience));
+        let promise = Promise::Bid { offer: open.id, container: open.body.container };
         vec![Effect::Journal(promise), Effect::Append(Message::Bid(bid))]
+    }
+
+    /// Whether this site may offer and bid.
+    pub(super) fn takes_part(&self) -> bool {
+        self.members.get(&self.config.me).is_some_and(|role| *role != Role::Observer)
     }
 
     fn decline_if_named(&self, named: bool, offer: OfferId, reason: Reason) -> Vec<Effect> {
@@ -166,9 +179,11 @@ impl Site {
                 self.known(offer.container, |known| (known.asked, known.tried) = (None, Some(now)));
                 vec![]
             }
-            // Too late for the auction: the reservation goes.
-            Message::Bid(bid) if !self.has_bid(&bid.offer) && self.targets.remove(&bid.offer).is_some() => {
-                vec![Effect::Journal(Promise::Closed { offer: bid.offer })]
+            // Too late for the auction, or its offer was never committed: the reservation goes.
+            Message::Bid(bid) if !self.has_bid(&bid.offer) => self.give_up(&bid.offer),
+            Message::Decline(decline) => {
+                self.early.remove(&decline.offer);
+                vec![]
             }
             _ => vec![],
         }
@@ -180,7 +195,7 @@ impl Site {
     }
 
     /// Whether this site is at a handoff of the container.
-    fn is_busy(&self, container: &ContainerId) -> bool {
+    pub(super) fn is_busy(&self, container: &ContainerId) -> bool {
         self.sources.values().any(|source| source.container() == *container)
             || self.targets.values().any(|target| target.container() == *container)
     }
@@ -261,7 +276,8 @@ impl Site {
 
     /// Ours and not on its way.
     pub(super) fn is_free(&self, now: Time, known: &Known) -> bool {
-        known.owner == self.config.me
+        self.takes_part()
+            && known.owner == self.config.me
             && known.open.is_none()
             && !is_asked(now, known)
             && !self.is_busy(&known.register.container)

@@ -3,6 +3,7 @@
 //! Invariant: driven only through [`Site::step`]; the node and the simulator are two callers of the same code.
 //! Invariant: it decides and never performs; what is to be done goes out as [`Effect`]s, in order.
 
+mod early;
 mod knowledge;
 mod market;
 #[cfg(test)]
@@ -14,6 +15,7 @@ use alloc::vec::Vec;
 
 use serde::{Deserialize, Serialize};
 
+use early::Early;
 pub use knowledge::Known;
 use knowledge::Peer;
 
@@ -25,6 +27,7 @@ use crate::handoff::{self, Action, Open, Outcome, Patience, Promise, Source, Tar
 use crate::id::{ClientId, ContainerId, OfferId, SiteId};
 use crate::membership::Role;
 use crate::message::Message;
+use crate::offer::Offer;
 use crate::policy::Limits;
 use crate::policy::overload::Gauge;
 use crate::report::Report;
@@ -43,6 +46,8 @@ pub struct Site {
     reports: BTreeMap<ClientId, Verified<Report>>,
     sources: BTreeMap<OfferId, Source>,
     targets: BTreeMap<OfferId, Target>,
+    /// Offers that this site answered before they were committed.
+    early: BTreeMap<OfferId, Early>,
     load: Option<Load>,
     gauge: Gauge,
     draining: bool,
@@ -140,6 +145,17 @@ pub enum Input {
     },
     /// An operator asks.
     Operator(Wish),
+    /// Another site's offer was gossiped that the ledger would accept now and has not committed yet.
+    Heard {
+        /// Its id.
+        offer: OfferId,
+        /// Who offers.
+        source: SiteId,
+        /// What is offered.
+        body: Offer,
+        /// After which it cannot be committed any more.
+        expires: Time,
+    },
 }
 
 /// What an operator asks of a site. Nobody appoints the destination.
@@ -178,6 +194,7 @@ impl Site {
             reports: BTreeMap::new(),
             sources: BTreeMap::new(),
             targets: BTreeMap::new(),
+            early: BTreeMap::new(),
             load: None,
             gauge: Gauge::default(),
             draining: false,
@@ -270,6 +287,7 @@ impl Site {
                 if winner == Some(from) { self.handoff(now, offer, handoff::Input::Preparing(attempt)) } else { vec![] }
             }
             Input::Operator(wish) => self.wished(now, wish),
+            Input::Heard { offer, source, body, expires } => self.heard_offer(now, offer, source, body, expires),
         }
     }
 
@@ -310,6 +328,7 @@ impl Site {
         let offers: Vec<OfferId> = self.sources.keys().chain(self.targets.keys()).copied().collect();
         let mut effects: Vec<Effect> =
             offers.into_iter().flat_map(|offer| self.handoff(now, offer, handoff::Input::Tick)).collect();
+        effects.extend(self.lapse(now));
         effects.extend(self.empty(now));
         effects.extend(self.gossip(now));
         effects

@@ -167,6 +167,7 @@ impl Bench {
             gpu: load.gpu,
             platform: config().platform,
             accepting: true,
+            height: crate::vote::Height(0),
         };
         self.on(Input::Capacity(Signed::sign(&MESH, &key(n), capacity).unwrap()));
     }
@@ -478,4 +479,123 @@ fn after_a_restart_only_promises_that_still_bind_are_settled() {
     };
     let done: Vec<_> = effects.iter().filter_map(done).collect();
     assert_eq!(done, [(id(1), Action::Thaw), (id(3), Action::Discard)]);
+}
+
+/// Another's container, as it is before it is offered.
+fn foreign_bench(containers: &[u8]) -> Bench {
+    let mut bench = Bench::of(3);
+    bench.loaded(2, &[]);
+    for n in containers {
+        bench.sees(Event::Registered { owner: site(1), register: register(*n) });
+    }
+    bench
+}
+
+impl Bench {
+    fn overhears(&mut self, offer: u8, source: u8, body: Offer) -> Vec<Effect> {
+        let expires = self.now.after(Millis(30_000));
+        self.on(Input::Heard { offer: offer_id(offer), source: site(source), body, expires })
+    }
+}
+
+const CLOSED: fn(u8) -> Effect = |n| Effect::Journal(Promise::Closed { offer: offer_id(n) });
+
+#[test]
+fn an_offer_that_is_heard_before_its_commit_is_bid_for_once() {
+    let mut bench = foreign_bench(&[7]);
+    let early = bid(&bench.overhears(7, 1, foreign(7, 2, &[ME]))).expect("it fits");
+    assert_eq!(bench.reserved(), 2, "kept from the bid on");
+    assert!(bench.overhears(7, 1, foreign(7, 2, &[ME])).is_empty(), "gossip repeats itself");
+    assert!(bench.opens(7, 1, foreign(7, 2, &[ME])).is_empty(), "no second bid");
+    bench.sees(Event::BidPlaced { bidder: site(ME), bid: early });
+    assert_eq!(bench.reserved(), 2);
+    bench.later(90_000).on(Input::Tick);
+    assert_eq!(bench.reserved(), 2, "committed, it does not lapse");
+    let award = Award { ranking: vec![Ranked { site: site(ME), score: 1 }] };
+    let effects = bench.sees(Event::Awarded { offer: offer_id(7), award });
+    assert!(matches!(&effects[..], [Effect::Do(task)] if matches!(task.action, Action::Prepare { .. })));
+}
+
+#[test]
+fn an_offer_that_is_heard_and_cannot_be_taken_is_declined_once() {
+    let mut bench = foreign_bench(&[7, 8]);
+    assert_eq!(declined(&bench.overhears(7, 1, foreign(7, 4, &[ME]))), Some(&Reason::Memory));
+    assert!(bench.opens(7, 1, foreign(7, 4, &[ME])).is_empty(), "no second answer");
+    // But when the first was lost, another is given.
+    assert!(declined(&bench.overhears(8, 1, foreign(8, 4, &[ME]))).is_some());
+    bench.on(Input::Refused(Message::Decline(Decline { offer: offer_id(8), attempt: 0, reason: Reason::Memory })));
+    assert!(declined(&bench.opens(8, 1, foreign(8, 4, &[ME]))).is_some());
+}
+
+#[test]
+fn an_offer_that_is_never_committed_reserves_until_it_has_expired() {
+    let mut bench = foreign_bench(&[7, 8]);
+    bench.overhears(7, 1, foreign(7, 2, &[ME]));
+    assert!(bench.later(30_000).on(Input::Tick).is_empty());
+    assert_eq!((bench.later(1).on(Input::Tick), bench.reserved()), (vec![CLOSED(7)], 0));
+    // However long its record lives, no longer than any of a correct site.
+    let expires = bench.now.after(Millis(600_000));
+    bench.on(Input::Heard { offer: offer_id(8), source: site(1), body: foreign(8, 2, &[]), expires });
+    assert!(bench.later(60_000).on(Input::Tick).is_empty());
+    assert_eq!(bench.later(1).on(Input::Tick), [CLOSED(8)]);
+    // It comes after all: it is answered like any other.
+    assert!(bid(&bench.opens(8, 1, foreign(8, 2, &[]))).is_some());
+}
+
+#[test]
+fn an_early_bid_that_is_refused_frees_what_it_reserved_and_is_made_again_at_the_commit() {
+    let mut bench = foreign_bench(&[7]);
+    let early = bid(&bench.overhears(7, 1, foreign(7, 2, &[]))).expect("it fits");
+    assert_eq!((bench.on(Input::Refused(Message::Bid(early))), bench.reserved()), (vec![CLOSED(7)], 0));
+    assert!(bid(&bench.opens(7, 1, foreign(7, 2, &[]))).is_some());
+}
+
+#[test]
+fn of_two_offers_of_a_container_the_one_that_is_committed_is_bid_for() {
+    let mut bench = foreign_bench(&[7]);
+    assert!(bid(&bench.overhears(1, 1, foreign(7, 2, &[ME]))).is_some());
+    assert!(bench.overhears(2, 1, foreign(7, 2, &[ME])).is_empty(), "one at a time");
+    let effects = bench.opens(2, 1, foreign(7, 2, &[ME]));
+    assert_eq!((effects.first(), bid(&effects[1..]).is_some()), (Some(&CLOSED(1)), true));
+    assert_eq!(bench.reserved(), 2, "and not twice");
+}
+
+#[test]
+fn what_is_not_its_authors_to_offer_or_comes_from_this_site_is_not_answered_early() {
+    let mut bench = foreign_bench(&[7]);
+    let stale = Offer { epoch: Epoch(2), ..foreign(7, 1, &[ME]) };
+    assert!(bench.overhears(1, 2, foreign(7, 1, &[ME])).is_empty(), "another's container");
+    assert!(bench.overhears(1, 1, foreign(6, 1, &[ME])).is_empty(), "no container");
+    assert!(bench.overhears(1, 1, stale).is_empty(), "another epoch");
+    bench.opens(2, 1, foreign(7, 4, &[]));
+    assert!(bench.overhears(1, 1, foreign(7, 1, &[ME])).is_empty(), "it is on offer already");
+    let mut own = Bench::owning(3, &[5]);
+    own.loaded(1, &[]);
+    assert!(own.overhears(1, ME, foreign(5, 1, &[])).is_empty());
+}
+
+#[test]
+fn a_bid_from_before_a_restart_whose_offer_is_committed_after_it_is_kept() {
+    let mut bench = foreign_bench(&[7]);
+    let early = bid(&bench.overhears(7, 1, foreign(7, 2, &[ME]))).expect("it fits");
+    let promises = [Promise::Bid { offer: offer_id(7), container: id(7) }];
+    let (config, members) = (config(), (0..3).map(|n| (site(n), Role::Member)).collect());
+    let mut again = Bench { site: Site::new(config, members, 0), now: bench.now };
+    let known = Known {
+        register: register(7),
+        owner: site(1),
+        epoch: Epoch(1),
+        open: None,
+        since: START,
+        asked: None,
+        tried: None,
+    };
+    let effects = again.site.recover(again.now, [(id(7), known)].into(), vec![], &promises);
+    assert!(matches!(&effects[..], [Effect::Do(task)] if task.action == Action::Discard), "nobody knows the offer yet");
+    again.loaded(2, &[]);
+    let settled = Input::Outcome { offer: offer_id(7), action: Action::Discard, outcome: Outcome::Settled };
+    assert_eq!(again.on(settled), [CLOSED(7)]);
+    assert!(bid(&again.opens(7, 1, foreign(7, 2, &[ME]))).is_some());
+    again.sees(Event::BidPlaced { bidder: site(ME), bid: early });
+    assert_eq!(again.reserved(), 2);
 }
