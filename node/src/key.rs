@@ -95,6 +95,42 @@ pub fn write_new(path: &Path) -> Result<SigningKey, BadKey> {
     Ok(key)
 }
 
+/// Where a key waits that is to take this one's place.
+#[must_use]
+pub fn next_of(path: &Path) -> PathBuf {
+    beside(path, ".next")
+}
+
+/// Where the key is kept whose place this one took.
+#[must_use]
+pub fn old_of(path: &Path) -> PathBuf {
+    beside(path, ".old")
+}
+
+fn beside(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    name.into()
+}
+
+/// Puts the key that waits in this one's place, which is kept. At no moment is there no key in the place.
+///
+/// # Errors
+/// [`BadKey`] if none waits, or the files cannot be changed.
+pub fn succeed(path: &Path) -> Result<SigningKey, BadKey> {
+    let (next, old) = (next_of(path), old_of(path));
+    let key = read(&next)?;
+    let failed = |source| BadKey::Write { path: path.to_owned(), source };
+    match std::fs::remove_file(&old) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
+        _ => {}
+    }
+    std::fs::hard_link(path, &old).and_then(|()| std::fs::rename(&next, path)).map_err(failed)?;
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    File::open(folder).and_then(|folder| folder.sync_all()).map_err(failed)?;
+    Ok(key)
+}
+
 fn random_seed() -> [u8; 32] {
     let mut seed = [0; 32];
     rand::fill(&mut seed);
@@ -117,6 +153,21 @@ mod tests {
         let again = write_new(&path).unwrap_err();
         assert!(again.remedy().contains("never overwritten"), "{again}");
         assert_eq!(read(&path).unwrap(), key);
+    }
+
+    #[test]
+    fn a_key_that_waits_takes_the_place_of_the_old_one_which_is_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("site.key");
+        let mut before = write_new(&path).unwrap();
+        assert!(succeed(&path).unwrap_err().to_string().contains("site.key.next"));
+        for _ in 0..2 {
+            let next = write_new(&next_of(&path)).unwrap();
+            assert_eq!(succeed(&path).unwrap(), next);
+            assert_eq!((read(&path).unwrap(), read(&old_of(&path)).unwrap()), (next.clone(), before));
+            assert!(!next_of(&path).exists());
+            before = next;
+        }
     }
 
     #[test]

@@ -137,8 +137,7 @@ impl Host {
     /// [`BadWal`] if the replica refuses its own write-ahead log.
     pub fn start(&mut self, now: Time, state: &State) -> Result<Vec<Effect>, BadWal> {
         let clock = self.clock(now);
-        let members = state.members().map(|member| (member.site, member.role)).collect();
-        let mut brain = Site::new(self.config.clone(), members, clock.0);
+        let mut brain = Site::new(self.config.clone(), state.roles(), clock.0);
         let effects = brain.recover(clock, state.known(clock), state.open(), &self.binding());
         let replica = Replica::new(replica::Config { key: self.key.clone() }, state.clone(), &self.disk.log)?;
         let author = Author::new(state, self.key.clone());

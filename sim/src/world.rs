@@ -195,7 +195,7 @@ impl World {
             Happening::Told(from, at, word) => self.told(from, at, word),
             Happening::Reported(at, report) => self.brain(at, site::Input::Report(*report)),
             Happening::Ledger(from, at, bytes) => self.heard(from, at, &bytes),
-            Happening::Gossiped(at, record) => self.replica(at, replica::Input::Record((*record).clone())),
+            Happening::Gossiped(at, record) => self.gossiped(at, (*record).clone()),
             Happening::Timer(at, life, token) => self.rang(at, life, token),
             Happening::Notice(at, other) => self.notice(at, other),
             Happening::Register(at, register) => self.register(at, register),

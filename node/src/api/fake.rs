@@ -149,6 +149,7 @@ pub fn sites() -> Vec<SiteView> {
         local: true,
         connected: true,
         containers: 2,
+        height: Some(TIP),
         capacity: Some(capacity),
     };
     let faro = SiteView {
@@ -158,6 +159,7 @@ pub fn sites() -> Vec<SiteView> {
         local: false,
         connected: false,
         containers: 1,
+        height: None,
         capacity: None,
     };
     vec![porto, faro]
@@ -170,7 +172,8 @@ pub fn members() -> MembersView {
         name: Text::clipped(&site.name),
         addresses: List::first([Text::clipped("/ip4/192.0.2.7/tcp/4101")]),
     };
-    MembersView { epoch: 0, approvals_needed: 2, members: sites().into_iter().map(member).collect() }
+    let members = sites().into_iter().map(member).collect();
+    MembersView { epoch: 0, approvals_needed: 2, members, suspended: Vec::new() }
 }
 
 pub fn containers() -> Vec<ContainerView> {

@@ -102,6 +102,8 @@ pub struct SiteView {
     pub connected: bool,
     /// Containers that it owns.
     pub containers: u32,
+    /// The last block that it has, by its last gossip; absent if none came.
+    pub height: Option<u64>,
     /// Its last gossip; absent if none came.
     pub capacity: Option<CapacityView>,
 }
@@ -150,6 +152,9 @@ pub struct MembersView {
     /// Everybody.
     #[schema(value_type = Vec<Object>)]
     pub members: Vec<Member>,
+    /// Those that contradicted themselves and only vote, until they are removed or put back.
+    #[schema(value_type = Vec<String>)]
+    pub suspended: Vec<SiteId>,
 }
 
 /// Where a container stands.

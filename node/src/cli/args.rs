@@ -208,7 +208,7 @@ Names the first bad block, with exit code 1, if there is one.")]
         #[arg(long, value_name = "FILE")]
         genesis: Option<PathBuf>,
     },
-    /// The mesh's members: list, approve and submit changes
+    /// The mesh's members: list, and change by the approval of the validators
     #[command(subcommand)]
     Member(MemberCommand),
     /// A vehicle's or device's side
@@ -405,38 +405,110 @@ pub struct DeployArgs {
 
 /// `godwit member`.
 #[derive(Debug, Subcommand)]
+#[allow(missing_docs)] // fields are documented as the help that they become
 pub enum MemberCommand {
     /// List the members and how many approvals a change needs
     #[command(after_help = "Examples:\n  godwit member list")]
     List,
-    /// Sign a change as this site, which must be a validator
+    /// Propose to admit a site, or to change the name or addresses of one
     #[command(after_help = "\
 Examples:
-  godwit member approve --put lagos.json > lagos.porto.json
-  godwit member approve --remove faro > out.porto.json
+  godwit member admit lagos.json > proposal.json
 
-Have more than two thirds of the validators do the same; then `godwit member submit`.")]
-    Approve(ApproveArgs),
-    /// Append a change that enough validators have signed
-    #[command(after_help = "Examples:\n  godwit member submit lagos.porto.json lagos.faro.json lagos.sines.json")]
-    Submit {
-        /// Files with the approvals that `godwit member approve` printed, or - for standard input
-        #[arg(required = true, value_name = "APPROVAL")]
-        approvals: Vec<String>,
+Prints a proposal for the operators of the validators: each runs `godwit member approve` on it. A site that is to validate
+is best admitted as member first, and promoted once it has caught up.")]
+    Admit {
+        /// A file with the line that `godwit init` printed, the line itself, or - for standard input
+        #[arg(value_name = "MEMBER")]
+        member: String,
+        /// Even if too few of those that would validate are connected to this site
+        #[arg(long)]
+        force: bool,
     },
+    /// Propose that a member validate
+    #[command(after_help = "Examples:\n  godwit member promote lagos > proposal.json")]
+    Promote(ProposeArgs),
+    /// Propose that a validator be a member only
+    #[command(after_help = "Examples:\n  godwit member demote faro > proposal.json")]
+    Demote(ProposeArgs),
+    /// Propose that a member leave the mesh
+    #[command(after_help = "\
+Examples:
+  godwit member remove faro > proposal.json
+
+Let it drain first: whatever containers it owns stay its own, and nobody can move them.")]
+    Remove(ProposeArgs),
+    /// Propose to put a member back that was suspended because it contradicted itself
+    #[command(after_help = "\
+Examples:
+  godwit member readmit faro > proposal.json
+
+Find out first why it did: two machines with one key, or a data folder restored from a copy, would do it again.")]
+    Readmit(ProposeArgs),
+    /// Make this site a new key, and propose that it take the old one's place
+    #[command(after_help = "\
+Examples:
+  godwit member rotate > proposal.json
+  godwit member rotate --finish
+
+Runs on the site itself, and makes the new key beside the old one. Once the change is in force the site starts anew with
+the new key. If it was down at that moment nobody knows it any more under the old one: `--finish`, then start it.")]
+    Rotate(RotateArgs),
+    /// Sign a proposal as this site, which must be a validator
+    #[command(after_help = "\
+Examples:
+  godwit member approve proposal.json > porto.json
+  godwit member approve porto.json > porto-faro.json
+
+Says in words what the proposal does, and prints it with this site's approval added to those that it has.")]
+    Approve(PetitionArgs),
+    /// Append a change that enough validators have approved
+    #[command(after_help = "\
+Examples:
+  godwit member submit porto.json faro.json sines.json
+  godwit member submit porto-faro-sines.json
+
+Takes copies that were approved one by one, or one that went round.")]
+    Submit(PetitionArgs),
 }
 
-/// `godwit member approve`.
+/// `godwit member promote`, `demote`, `remove`, `readmit`.
 #[derive(Args, Debug)]
-#[group(required = true, multiple = false)]
 #[allow(missing_docs)]
-pub struct ApproveArgs {
-    /// Admit a member, or change its role, name or addresses: a file with its member line, or the line itself
-    #[arg(long, value_name = "MEMBER")]
-    pub put: Option<String>,
-    /// Let a member go: name, id or a unique beginning of it
-    #[arg(long, value_name = "SITE")]
-    pub remove: Option<String>,
+pub struct ProposeArgs {
+    /// Name, id or a unique beginning of it
+    #[arg(value_name = "SITE")]
+    pub site: String,
+    /// Even if too few of those that would validate are connected to this site
+    #[arg(long)]
+    pub force: bool,
+}
+
+/// `godwit member rotate`.
+#[derive(Args, Debug)]
+#[allow(missing_docs)]
+pub struct RotateArgs {
+    /// The site's key [default: the configured one]
+    #[arg(long, value_name = "FILE")]
+    pub key: Option<PathBuf>,
+    /// Even if too few of the validators are connected to this site
+    #[arg(long)]
+    pub force: bool,
+    /// Put the new key in the old one's place now, while the site is down
+    #[arg(long, conflicts_with = "force")]
+    pub finish: bool,
+}
+
+/// `godwit member approve`, `submit`.
+#[derive(Args, Debug)]
+#[allow(missing_docs)]
+pub struct PetitionArgs {
+    /// Files with one and the same proposal, or - for standard input
+    #[arg(required = true, value_name = "FILE")]
+    pub files: Vec<String>,
+    /// Even if too few of those that would validate are connected to this site
+    #[arg(long)]
+    pub force: bool,
 }
 
 /// `godwit client`.

@@ -46,7 +46,7 @@ fn founding(config: &Config, site: Option<SiteId>) -> Check {
                 check.verdict = Verdict::Warn;
                 check.found = format!("{mesh}; this site is not among the founders");
                 check.remedy = Some(
-                    "unless it was admitted later, have its member line approved: `godwit member approve`".to_owned(),
+                    "unless it was admitted later, have its member line admitted: `godwit member admit`".to_owned(),
                 );
             }
             check

@@ -17,6 +17,7 @@ mod logging;
 mod member;
 mod moves;
 mod out;
+mod petition;
 pub mod seam;
 mod site;
 mod table;
@@ -31,6 +32,7 @@ pub use failure::Failure;
 
 use args::{ClientCommand, Command, GenesisCommand, MemberCommand};
 use client::ApiClient;
+use member::Verb;
 use out::Out;
 
 /// Parses the arguments, runs the command, prints what failed. Exit codes: 0, 1 for a failure, 2 for wrong usage.
@@ -85,8 +87,15 @@ pub async fn run(cli: Cli) -> Result<(), Failure> {
         Command::Events => ledger::events(&api()?, out).await,
         Command::Audit { dir, genesis } => ledger::audit(&dir, genesis.as_deref(), config, out),
         Command::Member(MemberCommand::List) => member::list(&api()?, out).await,
-        Command::Member(MemberCommand::Approve(args)) => member::approve(&api()?, &args, out).await,
-        Command::Member(MemberCommand::Submit { approvals }) => member::submit(&api()?, &approvals, out).await,
+        Command::Member(MemberCommand::Admit { member, force }) => member::admit(&api()?, &member, force, out).await,
+        Command::Member(MemberCommand::Promote(args)) => member::change(&api()?, Verb::Promote, &args, out).await,
+        Command::Member(MemberCommand::Demote(args)) => member::change(&api()?, Verb::Demote, &args, out).await,
+        Command::Member(MemberCommand::Remove(args)) => member::change(&api()?, Verb::Remove, &args, out).await,
+        Command::Member(MemberCommand::Readmit(args)) => member::change(&api()?, Verb::Readmit, &args, out).await,
+        Command::Member(MemberCommand::Rotate(args)) if args.finish => member::finish_rotation(config, &args, out),
+        Command::Member(MemberCommand::Rotate(args)) => member::rotate(&api()?, config, &args, out).await,
+        Command::Member(MemberCommand::Approve(args)) => member::approve(&api()?, &args.files, args.force, out).await,
+        Command::Member(MemberCommand::Submit(args)) => member::submit(&api()?, &args.files, args.force, out).await,
         Command::Client(ClientCommand::Init { key }) => vehicle::init(&key, out),
         Command::Client(ClientCommand::Report(args)) => vehicle::report(&args, out).await,
         Command::Completions { shell } => {

@@ -34,6 +34,7 @@ fn capacity(seed: u8, sequence: u64) -> Verified<Capacity> {
             criu: 40_200,
         },
         accepting: true,
+        height: godwit_ledger::block::Height(1),
     };
     Signed::sign(&MESH, &key(seed), body).unwrap()
 }

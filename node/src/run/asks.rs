@@ -18,7 +18,7 @@ use godwit_protocol::site::{self, Wish};
 use godwit_protocol::{Address, Bytes, ContainerId, Message, MilliCpu, OfferId, Signed, SiteId};
 use tokio::sync::{mpsc, oneshot};
 
-use super::host::{Fatal, Fate, Host, Order, now};
+use super::host::{Fatal, Fate, Host, Order, now, suspended_remedy};
 use super::{DRAINED, address, history};
 use crate::api::fault::{Fault, Kind};
 use crate::api::site::{Ask, LOG_LINES_MAX, Reply};
@@ -101,17 +101,20 @@ impl Host {
         let present = validators.iter().filter(|site| **site == self.me || self.net.is_connected(site)).count();
         let quorum = present * 3 > validators.len() * 2;
         let total = validators.len();
+        let mut problems: Vec<Problem> = state
+            .members()
+            .filter(|member| state.is_suspended(&member.site))
+            .map(|member| Problem {
+                problem: format!("{} contradicted itself and is suspended", member.name),
+                remedy: Some(suspended_remedy(member.name.as_str())),
+            })
+            .collect();
         tokio::spawn(async move {
-            let mut problems: Vec<Problem> = runtime
-                .checks()
-                .await
-                .into_iter()
-                .filter(|check| !check.ok)
-                .map(|check| Problem {
-                    problem: format!("{}: {}", check.name, check.found),
-                    remedy: Some(check.remedy),
-                })
-                .collect();
+            let failed = runtime.checks().await.into_iter().filter(|check| !check.ok);
+            problems.extend(failed.map(|check| Problem {
+                problem: format!("{}: {}", check.name, check.found),
+                remedy: Some(check.remedy),
+            }));
             if !quorum {
                 problems.push(Problem {
                     problem: format!("{present} of {total} validators are connected: the ledger stands still"),
@@ -142,6 +145,7 @@ impl Host {
                     local,
                     connected: local || self.net.is_connected(&member.site),
                     containers: owned(&member.site),
+                    height: if local { Some(state.height().0) } else { capacity.map(|has| has.height.0) },
                     capacity: capacity.map(|has| CapacityView {
                         age_ms: now.since(has.at),
                         stale: false,
@@ -164,6 +168,7 @@ impl Host {
             epoch: state.membership_epoch(),
             approvals_needed: u32::try_from(needed).unwrap_or(u32::MAX),
             members: state.members().cloned().collect(),
+            suspended: state.members().map(|member| member.site).filter(|site| state.is_suspended(site)).collect(),
         }
     }
 
@@ -177,6 +182,9 @@ impl Host {
         if !state.validators().contains(&self.me) {
             return Err(Fault::new(Kind::Conflict, "this site is not a validator: its approval counts for nothing"));
         }
+        state
+            .check_change(&proposal.change)
+            .map_err(|refusal| Fault::new(Kind::Conflict, format!("the ledger would refuse it: {refusal}")))?;
         let signed = Signed::sign(&state.mesh(), &self.key, proposal).map_err(|error| Fault::failed(&error))?;
         Ok(signed.into_signed())
     }
@@ -316,6 +324,10 @@ impl Host {
     fn migrate(&mut self, container: ContainerId, prefer: Option<SiteId>, reply: Reply<OfferId>) -> Result<(), Fatal> {
         if let Err(fault) = self.is_ours_and_at_rest(&container) {
             reply.send(Err(fault));
+            return Ok(());
+        }
+        if !self.ledger.state().is_eligible(&self.me) {
+            reply.send(Err(Fault::new(Kind::Conflict, "this site may offer nothing: see its role in `godwit status`")));
             return Ok(());
         }
         let effects = self.site.step(now(), site::Input::Operator(Wish::Migrate { container, prefer }));

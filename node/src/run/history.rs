@@ -137,7 +137,7 @@ impl History {
                 let loss = if *possible_loss { "reclaimed, possible loss" } else { "the target never let it run" };
                 entry.end(time, format!("back at its source: {loss}"));
             }),
-            Event::Retired { .. } | Event::MembershipChanged { .. } => {}
+            Event::Retired { .. } | Event::MembershipChanged { .. } | Event::Punished { .. } => {}
         }
     }
 
@@ -340,7 +340,13 @@ pub fn summary(message: &Message, names: &History) -> String {
         Message::Membership(membership) => match &membership.proposal.change {
             Change::Put(member) => format!("{} is {:?}", member.name, member.role).to_lowercase(),
             Change::Remove(site) => format!("{} leaves", names.site(site)),
+            Change::Rotate(rotation) => {
+                format!("{} is {} from now on", names.site(&rotation.body.old), rotation.author.short())
+            }
         },
+        Message::Evidence(evidence) => {
+            format!("{} contradicted itself at height {}", names.site(&evidence.culprit()), evidence.height())
+        }
     }
 }
 

@@ -5,10 +5,13 @@ use std::task;
 
 use ed25519_dalek::SigningKey;
 use godwit_ledger::author::Author;
-use godwit_ledger::record::record_id;
-use godwit_ledger::replica;
+use godwit_ledger::record::{SignedRecord, VerifiedRecord, record_id};
+use godwit_ledger::replica::{self, LedgerMessage};
+use godwit_protocol::capacity::Capacity;
 use godwit_protocol::effect::{Effect, Notice as Told, What};
+use godwit_protocol::evidence::{Evidence, Sentence};
 use godwit_protocol::handoff::{Action, Promise};
+use godwit_protocol::membership::Change as Membership;
 use godwit_protocol::site::{self, Load, Site};
 use godwit_protocol::word::Word;
 use godwit_protocol::{
@@ -17,7 +20,7 @@ use godwit_protocol::{
 use tokio::sync::{broadcast, mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, warn};
+use tracing::{debug, info, warn};
 
 use super::history::{History, say};
 use super::ledger::Ledger;
@@ -27,7 +30,7 @@ use super::tasks::{Advance, Finished, Tasks};
 use crate::api::site::{Ask, Notice, Reply};
 use crate::api::view::ContainerView;
 use crate::journal::{self, Journal};
-use crate::net::{Endpoint, NetEvent, Refusal};
+use crate::net::{Endpoint, Frame, NetEvent, Refusal};
 use crate::runtime::State;
 
 /// Everything of a running site.
@@ -52,6 +55,10 @@ pub struct Host {
     /// Who waits for the fate of a record of ours.
     pub(super) waiting: BTreeMap<RecordId, oneshot::Sender<Fate>>,
     pub(super) queue: VecDeque<Step>,
+    /// The site has another key from now on, and must start anew with it.
+    pub(super) renewed: bool,
+    /// Where records go once they are verified.
+    pub(super) verified: mpsc::UnboundedSender<Box<VerifiedRecord>>,
     /// Ends the API and its streams.
     pub(super) stopping: CancellationToken,
     pub(super) api: JoinHandle<()>,
@@ -65,6 +72,7 @@ pub struct Sources {
     pub(super) advances: mpsc::UnboundedReceiver<Advance>,
     pub(super) loads: mpsc::Receiver<Load>,
     pub(super) orders: mpsc::UnboundedReceiver<Order>,
+    pub(super) verified: mpsc::UnboundedReceiver<Box<VerifiedRecord>>,
 }
 
 /// Something happened.
@@ -85,6 +93,8 @@ pub enum Event {
     Order(Order),
     /// A timer of the replica.
     Timer(replica::TimerToken),
+    /// A record that was sent directly, and whose signature holds.
+    Verified(Box<VerifiedRecord>),
 }
 
 /// What a long-running request needs from the loop.
@@ -178,6 +188,7 @@ impl Host {
             Event::Order(Order::List(found, reply)) => reply.send(Ok(self.list(&found))),
             Event::Order(Order::Show(container, reply)) => reply.send(self.show(&container)),
             Event::Timer(token) => self.queue.push_back(Step::Replica(replica::Input::Timer(token))),
+            Event::Verified(record) => self.queue.push_back(Step::Replica(replica::Input::Record(*record))),
         }
         self.drain()
     }
@@ -209,7 +220,14 @@ impl Host {
         let bound = Millis(self.ledger.state().founding().clock_bound_ms);
         for (id, message) in self.author.expire(now(), bound) {
             self.settle(&id, Fate::Expired);
+            // A contradiction stays one, however long the mesh could not decide.
+            if let Message::Evidence(evidence) = &message {
+                self.accuse(evidence.clone())?;
+            }
             self.brain(site::Input::Refused(message));
+        }
+        if self.ledger.has_ended(now()) {
+            self.ledger.admit(&self.net, &mut self.history);
         }
         self.brain(site::Input::Tick);
         Ok(())
@@ -220,13 +238,17 @@ impl Host {
             NetEvent::Connected(site) => self.queue.push_back(Step::Replica(replica::Input::Connected(site))),
             NetEvent::Disconnected(site) => self.queue.push_back(Step::Replica(replica::Input::Disconnected(site))),
             NetEvent::Ledger { from, bytes } => match godwit_protocol::decode(&bytes) {
+                Ok(LedgerMessage::Records(records)) => self.verify(from, bytes, records.into_inner()),
                 Ok(message) => self.queue.push_back(Step::Replica(replica::Input::Message { from, message })),
                 Err(error) => {
                     debug!(from = %from.short(), %error, "a malformed ledger message");
                     self.net.metrics().refuse(Refusal::Malformed);
                 }
             },
-            NetEvent::Record(record) => self.queue.push_back(Step::Replica(replica::Input::Record(*record))),
+            NetEvent::Record(record) => {
+                self.overhear(&record);
+                self.queue.push_back(Step::Replica(replica::Input::Record(*record)));
+            }
             NetEvent::Capacity(capacity) => {
                 let (site, address) = (capacity.author, capacity.body.address);
                 self.brain(site::Input::Capacity(*capacity));
@@ -235,6 +257,40 @@ impl Host {
             NetEvent::Word { from, word } => self.told(from, word),
             NetEvent::Report(report) => self.brain(site::Input::Report(*report)),
             NetEvent::Refused { peer, what } => debug!(peer = ?peer.map(|peer| peer.short()), %what, "refused"),
+        }
+    }
+
+    /// Verifies records that were sent directly, away from the loop. Their frame counts against the sender's share of memory
+    /// until that is done, which bounds how many wait.
+    fn verify(&self, from: SiteId, frame: Frame, mut records: Vec<SignedRecord>) {
+        records.retain(|record| !self.ledger.knows(record));
+        if records.is_empty() || !self.ledger.state().validators().contains(&self.me) {
+            return;
+        }
+        let (mesh, verified, metrics) = (self.ledger.state().mesh(), self.verified.clone(), self.net.metrics().clone());
+        tokio::task::spawn_blocking(move || {
+            for record in records {
+                match record.verify(&mesh) {
+                    // The loop goes only when the site stops.
+                    Ok(record) => drop(verified.send(Box::new(record))),
+                    Err(error) => {
+                        warn!(from = %from.short(), %error, "a record is refused");
+                        metrics.refuse(Refusal::Forged);
+                        break;
+                    }
+                }
+            }
+            drop(frame);
+        });
+    }
+
+    /// An offer on its way into the ledger is answered at once, if the ledger would take it.
+    fn overhear(&mut self, record: &VerifiedRecord) {
+        let Message::Offer(body) = &record.body.message else { return };
+        let state = self.ledger.state();
+        if let (Ok(()), Some(id)) = (state.check(record, now()), self.id_of(record)) {
+            let (source, expires) = (record.author, record.body.expires);
+            self.brain(site::Input::Heard { offer: id.into(), source, body: body.clone(), expires });
         }
     }
 
@@ -299,6 +355,7 @@ impl Host {
                     self.tasks.start(task, image);
                 }
                 Effect::Gossip(capacity) => {
+                    let capacity = Capacity { height: self.ledger.state().height(), ..capacity };
                     let capacity = Signed::sign(&self.ledger.state().mesh(), &self.key, capacity)?;
                     let net = self.net.clone();
                     tokio::spawn(async move {
@@ -342,6 +399,14 @@ impl Host {
         Ok(id)
     }
 
+    /// Says in the ledger that a validator contradicted itself, unless that is settled.
+    pub(super) fn accuse(&mut self, evidence: Evidence) -> Result<(), Fatal> {
+        if self.ledger.state().judge(&evidence).is_ok() {
+            self.append(Message::Evidence(evidence))?;
+        }
+        Ok(())
+    }
+
     fn send(&self, to: SiteId, word: Word) {
         let net = self.net.clone();
         tokio::spawn(async move {
@@ -371,8 +436,13 @@ impl Host {
                 "look at the engine (docker ps -a); if it runs here, all is well once the engine answers again",
             ),
         };
-        warn!(offer = %told.offer.short(), "{}", alert.0);
-        drop(self.notices.send(Notice::Alert { problem: alert.0, remedy: Some(alert.1.to_owned()) }));
+        self.alert(alert.0, alert.1.to_owned());
+    }
+
+    /// Tells the operator.
+    fn alert(&self, problem: String, remedy: String) {
+        warn!("{problem}");
+        drop(self.notices.send(Notice::Alert { problem, remedy: Some(remedy) }));
     }
 
     /// A committed block: its records are settled, and what it changed is told to everybody in order.
@@ -431,13 +501,44 @@ impl Host {
                 self.routes.gone(*container);
                 self.ledger.admit_clients(&self.net);
             }
-            Change::MembershipChanged { .. } => self.ledger.admit(&self.net, &mut self.history),
+            Change::MembershipChanged { change } => {
+                if let Membership::Rotate(rotation) = change {
+                    self.rotated(rotation.body.old, rotation.author);
+                }
+                self.ledger.admit(&self.net, &mut self.history);
+            }
+            Change::Punished { site, height, sentence } => {
+                let name = self.history.site(site);
+                let problem = format!("{name} contradicted itself at height {height}");
+                match sentence {
+                    Sentence::Removed => self.alert(
+                        format!("{problem}: it is removed from the mesh"),
+                        "its operator should find out why; `godwit member admit` takes it back".to_owned(),
+                    ),
+                    Sentence::Suspended => {
+                        self.alert(format!("{problem}: it is suspended, and only votes"), suspended_remedy(&name));
+                    }
+                }
+            }
             _ => {}
         }
     }
 
+    /// A member goes on under another key, with its containers.
+    fn rotated(&mut self, old: SiteId, new: SiteId) {
+        self.ledger.give_up(now(), old);
+        let owned = self.ledger.state().containers().filter(|(_, known)| known.owner == new);
+        for container in owned.map(|(id, _)| *id).collect::<Vec<_>>() {
+            self.routes.moved(container, new);
+        }
+        if old == self.me {
+            info!(site = %new, "this site's key has changed: it starts anew with the new one");
+            self.renewed = true;
+        }
+    }
+
     /// The record's id; a record that the replica hands out has one.
-    pub(super) fn id_of(&self, record: &godwit_ledger::record::SignedRecord) -> Option<RecordId> {
+    pub(super) fn id_of(&self, record: &SignedRecord) -> Option<RecordId> {
         record_id(&self.ledger.state().mesh(), record).ok()
     }
 
@@ -445,4 +546,9 @@ impl Host {
     pub(super) fn owns(&self, container: &ContainerId) -> bool {
         self.ledger.state().container(container).is_some_and(|known| known.owner == self.me)
     }
+}
+
+/// What operators do about a member that is suspended.
+pub(super) fn suspended_remedy(name: &str) -> String {
+    format!("decide with the other operators: `godwit member remove {name}`, or `godwit member readmit {name}`")
 }

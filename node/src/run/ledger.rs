@@ -1,15 +1,18 @@
 //! Hosts the replica: its write-ahead log, its store, its timers.
 
+use std::collections::BTreeMap;
 use std::task;
 use std::time::Duration;
 
 use futures::ready;
 use godwit_ledger::block::{Committed, Height};
+use godwit_ledger::record::SignedRecord;
 use godwit_ledger::replica::{Effect, Input, LedgerMessage, Replica, TimerToken};
 use godwit_ledger::state::State;
 use godwit_ledger::store::{Disk, Store, StoreError};
 use godwit_ledger::wal::{Wal, WalError};
-use godwit_protocol::{Malformed, Signed, SiteId, Time, encode};
+use godwit_protocol::membership::Role;
+use godwit_protocol::{Malformed, Millis, Signed, SiteId, Time, encode};
 use tokio_util::time::DelayQueue;
 use tracing::{debug, error, warn};
 
@@ -20,6 +23,10 @@ use crate::net::{ClientSet, Endpoint, MemberInfo, MemberSet};
 
 /// How many blocks are read again at the start for what the history remembers: its offers' and more.
 const PAST_MAX: u64 = 10_000;
+
+/// How long a site may still connect under a key that it has given up: until it has heard so itself, even if it was down for
+/// a restart of its machine.
+const FAREWELL: Millis = Millis(600_000);
 
 /// Why the replica must not go on.
 #[derive(Debug, thiserror::Error)]
@@ -41,11 +48,13 @@ pub struct Ledger {
     wal: Wal,
     store: Disk,
     timers: DelayQueue<TimerToken>,
+    /// Keys that were given up lately, and until when they may connect.
+    given_up: BTreeMap<SiteId, Time>,
 }
 
 impl Ledger {
     pub fn new(replica: Replica, wal: Wal, store: Disk) -> Self {
-        Self { replica, wal, store, timers: DelayQueue::new() }
+        Self { replica, wal, store, timers: DelayQueue::new(), given_up: BTreeMap::new() }
     }
 
     pub fn state(&self) -> &State {
@@ -54,6 +63,11 @@ impl Ledger {
 
     pub fn step(&mut self, now: Time, input: Input) -> Vec<Effect> {
         self.replica.step(now, input)
+    }
+
+    /// Whether a record waits for a block here.
+    pub fn knows(&self, record: &SignedRecord) -> bool {
+        self.replica.knows(record)
     }
 
     pub fn poll_timer(&mut self, context: &mut task::Context<'_>) -> task::Poll<Option<TimerToken>> {
@@ -95,7 +109,22 @@ impl Ledger {
             });
             members.insert(member.site, MemberInfo { role: member.role, addresses: addresses.collect() });
         }
+        for old in self.given_up.keys() {
+            members.entry(*old).or_insert(MemberInfo { role: Role::Observer, addresses: Vec::new() });
+        }
         net.admit(members);
+    }
+
+    /// A site has given a key up. It may follow under it until it knows so.
+    pub fn give_up(&mut self, now: Time, key: SiteId) {
+        self.given_up.insert(key, now.after(FAREWELL));
+    }
+
+    /// Whether the time of a key that was given up is over, so that others are admitted than before.
+    pub fn has_ended(&mut self, now: Time) -> bool {
+        let before = self.given_up.len();
+        self.given_up.retain(|_, until| now < *until);
+        self.given_up.len() < before
     }
 
     /// Lets the clients of live containers report.
@@ -155,6 +184,7 @@ impl Host {
                 self.metrics.misbehaviour.inc();
                 warn!(site = %site.short(), what = chain(&what), "misbehaviour");
             }
+            Effect::Accuse(evidence) => self.accuse(*evidence)?,
             Effect::Halt { why } => {
                 error!(%why, "the ledger stops");
                 return Err(failed(Error::Halted(why)));

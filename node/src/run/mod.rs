@@ -61,12 +61,25 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
             Some(load) = sources.loads.recv() => Event::Load(load),
             Some(advance) = sources.advances.recv() => Event::Advance(advance),
             Some(order) = sources.orders.recv() => Event::Order(order),
+            Some(record) = sources.verified.recv() => Event::Verified(record),
             Some(timer) = std::future::poll_fn(|context| host.poll_timer(context)) => Event::Timer(timer),
         };
         // Disk writes are part of a step and block this thread; the others go on.
         tokio::task::block_in_place(|| host.handle(event))?;
+        if host.renewed {
+            break;
+        }
     }
+    let renewed = host.renewed;
     info!("stopping; containers go on running");
     host.stop().await;
-    Ok(())
+    if renewed { start_anew() } else { Ok(()) }
+}
+
+/// Becomes a new process of the same program, with the same process id: nothing of the old key's life is left over.
+fn start_anew() -> anyhow::Result<()> {
+    use std::os::unix::process::CommandExt;
+    let program = std::env::current_exe().context("find this program")?;
+    let failed = std::process::Command::new(program).args(std::env::args_os().skip(1)).exec();
+    Err(failed).context("start anew with the new key")
 }

@@ -5,8 +5,10 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::Context;
+use ed25519_dalek::SigningKey;
 use godwit_ledger::author::Author;
 use godwit_ledger::replica::{self, Replica};
+use godwit_ledger::state::State;
 use godwit_ledger::store::Disk;
 use godwit_ledger::wal::Wal;
 use godwit_protocol::handoff::Promise;
@@ -42,14 +44,14 @@ const CRIU: &str = "criu";
 /// Everything up to the first event.
 pub(super) async fn start(config: Config) -> anyhow::Result<(Host, Sources)> {
     let config = Arc::new(config);
-    let key = key::read(&config.key)?;
     let founding = genesis::read(&config.genesis)?;
     let mesh = founding.mesh();
-    let me = SiteId::from(key.verifying_key());
     std::fs::create_dir_all(&config.data_dir)
         .with_context(|| format!("make the data folder {}", config.data_dir.display()))?;
 
     let (store, state) = Disk::open(&config.data_dir.join(super::LEDGER), &founding)?;
+    let key = current_key(&config.key, &state)?;
+    let me = SiteId::from(key.verifying_key());
     let log = Wal::open(&config.data_dir.join("wal"))?;
     if log.torn > 0 {
         info!(bytes = log.torn, "cut off what a crash left incomplete at the end of the write-ahead log");
@@ -93,8 +95,7 @@ pub(super) async fn start(config: Config) -> anyhow::Result<(Host, Sources)> {
         gossip,
         stale: Millis(gossip.0.saturating_mul(STALE_INTERVALS.into())),
     };
-    let members = ledger.state().members().map(|member| (member.site, member.role)).collect();
-    let site = Site::new(brain, members, begun.0);
+    let site = Site::new(brain, ledger.state().roles(), begun.0);
 
     let mut history = History::default();
     ledger.tell_past(&mut history)?;
@@ -108,6 +109,7 @@ pub(super) async fn start(config: Config) -> anyhow::Result<(Host, Sources)> {
     let (finished, finished_tasks) = mpsc::unbounded_channel();
     let (advances, advancing) = mpsc::unbounded_channel();
     let (orders, ordered) = mpsc::unbounded_channel();
+    let (verified, records) = mpsc::unbounded_channel();
     let home = config.data_dir.join("handoffs");
     let tasks = Tasks::new(Arc::clone(&runtime), server, net.clone(), home, finished, advances);
     let author = Author::new(ledger.state(), key.clone());
@@ -143,14 +145,34 @@ pub(super) async fn start(config: Config) -> anyhow::Result<(Host, Sources)> {
         asks: Desk { runtime: Arc::clone(&runtime), orders, config },
         waiting: BTreeMap::new(),
         queue: VecDeque::from([Step::Replica(replica::Input::Start)]),
+        renewed: false,
+        verified,
     };
     recover(&mut host, begun)?;
     host.measure();
     info!(mesh = %mesh, height = %host.ledger.state().height(), open = host.promises.len(), "recovered");
     let loads = load::watch(measured, runtime);
-    let sources =
-        Sources { net: heard, asks: end.asks, finished: finished_tasks, advances: advancing, loads, orders: ordered };
+    let sources = Sources {
+        net: heard,
+        asks: end.asks,
+        finished: finished_tasks,
+        advances: advancing,
+        loads,
+        orders: ordered,
+        verified: records,
+    };
     Ok((host, sources))
+}
+
+/// The site's key, or the one that waits beside it if the ledger has put that in its place.
+fn current_key(path: &Path, state: &State) -> anyhow::Result<SigningKey> {
+    let is_member = |key: &SigningKey| state.member(&key.verifying_key().into()).is_some();
+    let (key, next) = (key::read(path)?, key::next_of(path));
+    if is_member(&key) || !next.exists() || !is_member(&key::read(&next)?) {
+        return Ok(key);
+    }
+    info!(key = %path.display(), "the new key takes the place of the old one, which is kept beside it");
+    Ok(key::succeed(path)?)
 }
 
 /// The brain goes on from the ledger and its promises.

@@ -59,6 +59,22 @@ impl World {
         self.replica(at, replica::Input::Message { from, message })
     }
 
+    /// A record that was gossiped: an offer is answered at once, if the ledger would take it.
+    pub(super) fn gossiped(&mut self, at: usize, record: VerifiedRecord) -> Result<(), Violation> {
+        let clock = self.hosts[at].clock(self.now);
+        let Some(process) = &self.hosts[at].process else { return Ok(()) };
+        let mut queue = VecDeque::new();
+        if let Message::Offer(body) = &record.body.message
+            && process.replica.state().check(&record, clock).is_ok()
+            && let Ok(id) = record_id(&self.mesh, &record)
+        {
+            let (source, expires) = (record.author, record.body.expires);
+            queue.push_back(Step::Brain(site::Input::Heard { offer: id.into(), source, body: body.clone(), expires }));
+        }
+        queue.push_back(Step::Replica(replica::Input::Record(record)));
+        self.drain(at, queue)
+    }
+
     pub(super) fn rang(&mut self, at: usize, life: u32, token: TimerToken) -> Result<(), Violation> {
         let host = &mut self.hosts[at];
         let is_set = host.life == life && host.process.as_mut().is_some_and(|process| process.timers.remove(&token));
@@ -133,6 +149,12 @@ impl World {
                 }
             }
             Effect::Misbehaved { site, what } => self.suspect(at, site, &what)?,
+            Effect::Accuse(evidence) => {
+                let process = self.hosts[at].process.as_ref();
+                if process.is_some_and(|process| process.replica.state().judge(&evidence).is_ok()) {
+                    self.append(at, Message::Evidence(*evidence), queue)?;
+                }
+            }
             Effect::Halt { why } => return Err(Violation(format!("the ledger of site {at} stops: {why}"))),
         }
         Ok(())
