@@ -8,6 +8,7 @@ use anyhow::{Context, Result, ensure};
 use crate::artifacts::run;
 use crate::mesh::Mesh;
 use crate::node::{Node, Place};
+use crate::view::Members;
 use crate::wait::LONG;
 
 /// What differs from the default in a test's mesh.
@@ -69,10 +70,28 @@ pub fn found(nodes: &[Node], settings: &Settings) -> Result<()> {
     Ok(())
 }
 
-/// Makes the site's key and configuration; its member line.
+/// Keys and configuration for one more site of a mesh that was founded; its member line.
+///
+/// # Errors
+/// When the site refuses.
+pub fn join(mesh: &Mesh, node: &Node, role: &str, settings: &Settings) -> Result<String> {
+    let line = init_as(node, Some(role))?;
+    let founding = mesh.node(1).genesis();
+    let genesis = std::fs::read(&founding).with_context(|| format!("read {founding}"))?;
+    node.put(&node.genesis(), &genesis)?;
+    node.run_with(settings.flags());
+    Ok(line)
+}
+
 fn init(node: &Node) -> Result<String> {
+    init_as(node, None)
+}
+
+/// Makes the site's key and configuration; its member line.
+fn init_as(node: &Node, role: Option<&str>) -> Result<String> {
     let mut command = node.godwit()?;
     command.args(["--config", &node.config(), "init", "--name", &node.name]);
+    command.args(role.iter().flat_map(|role| ["--role", role]));
     match node.place() {
         Place::Lab(site) => {
             command.args(["--address", &site.address(), "--network", "lab"]);
@@ -112,11 +131,19 @@ fn free_port() -> Result<u16> {
 /// A change of the membership: the record that a mesh without containers has to decide about.
 #[derive(Clone, Debug)]
 pub struct Change {
-    member: String,
-    approvals: Vec<String>,
+    /// What `godwit member` is told.
+    verb: Vec<String>,
+    /// The proposal with its approvals, as the last of the operators printed it.
+    petition: String,
 }
 
 impl Change {
+    /// By what is said behind `godwit member`.
+    #[must_use]
+    pub fn of(verb: &[&str]) -> Self {
+        Self { verb: verb.iter().map(ToString::to_string).collect(), petition: String::new() }
+    }
+
     /// Admits a new observer of this name.
     ///
     /// # Errors
@@ -135,28 +162,38 @@ impl Change {
             "--address",
             "127.0.0.1",
         ]);
-        Ok(Self { member: run(&mut command)?.trim().to_owned(), approvals: Vec::new() })
+        Ok(Self::of(&["admit", run(&mut command)?.trim()]))
     }
 
-    /// With the signatures of as many of these validators as it takes.
+    /// Proposed by the first of these validators, and approved by as many as it takes.
     ///
     /// # Errors
     /// When one refuses.
     pub fn approved(mut self, validators: &[Node]) -> Result<Self> {
-        for node in validators.iter().take(3) {
-            self.approvals.push(node.say(&["member", "approve", "--put", &self.member])?);
+        let first = validators.first().context("no validators")?;
+        let verb: Vec<&str> = ["member"].into_iter().chain(self.verb.iter().map(String::as_str)).collect();
+        self.petition = first.say(&verb)?;
+        let members: Members = first.ask(&["member", "list"])?;
+        for node in validators.iter().take(members.approvals_needed) {
+            let file = self.carry_to(node)?;
+            self.petition = node.say(&["member", "approve", &file])?;
         }
         Ok(self)
     }
 
-    /// Says it in the ledger.
+    /// Says it in the ledger, whoever is there to decide.
     ///
     /// # Errors
     /// When the site refuses it.
     pub fn submit(&self, node: &Node) -> Result<()> {
-        let file = node.path("approvals.json");
-        node.put(&file, self.approvals.concat().as_bytes())?;
-        node.say(&["member", "submit", &file]).map(drop)
+        let file = self.carry_to(node)?;
+        node.say(&["member", "submit", "--force", &file]).map(drop)
+    }
+
+    fn carry_to(&self, node: &Node) -> Result<String> {
+        let file = node.path("petition.json");
+        node.put(&file, self.petition.as_bytes())?;
+        Ok(file)
     }
 
     /// All of that, until `nodes` have it in their ledger.
@@ -164,12 +201,13 @@ impl Change {
     /// # Errors
     /// When it is refused or does not come into force.
     pub fn commit(self, mesh: &Mesh, nodes: &[Node]) -> Result<()> {
-        let before = nodes.first().context("no nodes")?.status()?.members;
-        self.approved(nodes)?.submit(&nodes[0])?;
-        mesh.until("the new member is admitted", LONG, |_| {
+        let first = nodes.first().context("no nodes")?;
+        let before = first.ask::<Members>(&["member", "list"])?.epoch;
+        self.approved(nodes)?.submit(first)?;
+        mesh.until("the change is in force", LONG, |_| {
             for node in nodes {
-                let status = node.status()?;
-                ensure!(status.members > before, "{status:?}");
+                let members: Members = node.ask(&["member", "list"])?;
+                ensure!(members.epoch > before, "{} is at epoch {}", node.name, members.epoch);
             }
             Ok(())
         })

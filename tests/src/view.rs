@@ -13,9 +13,29 @@ pub struct Status {
     pub state_root: String,
     pub peers: u32,
     pub members: u32,
+    pub validators: u32,
     pub containers: u32,
     pub open_offers: u32,
     pub draining: bool,
+}
+
+/// `godwit member list`.
+#[derive(Clone, Debug, Deserialize)]
+#[allow(missing_docs)]
+pub struct Members {
+    pub epoch: u64,
+    pub approvals_needed: usize,
+    pub members: Vec<MemberLine>,
+}
+
+/// A member.
+#[derive(Clone, Debug, Deserialize)]
+#[allow(missing_docs)]
+pub struct MemberLine {
+    pub site: String,
+    pub role: String,
+    pub name: String,
+    pub addresses: Vec<String>,
 }
 
 /// `godwit sites`, a line.
