@@ -103,6 +103,7 @@ fn every_bad_value_is_refused_by_the_name_of_its_key() {
         ("client_margin_db", "61"),
         ("overload_ms", "true"),
         ("retry_ms", "'later'"),
+        ("prepare_timeout_ms", "0"),
         ("ready_fresh_ms", "0"),
         ("slowest_link_mbit", "0"),
         ("again_ms", "0"),

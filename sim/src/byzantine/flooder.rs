@@ -25,7 +25,7 @@ impl Byzantine for Flooder {
             let bid = Bid { offer, same_network: true, load: PerMille(0), downtime_ms: Millis(0) };
             let record = scene.record(Message::Bid(bid));
             // Now and then past its own replica, which has quotas too.
-            deeds.push(if n % 8 == 0 { Deed::SayAll(sent([record])) } else { Deed::Submit(record) });
+            deeds.push(if n % 8 == 0 { Deed::SayAll(sent([record])) } else { Deed::Submit(Box::new(record)) });
         }
         deeds
     }

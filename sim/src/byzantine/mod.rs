@@ -55,7 +55,7 @@ pub enum Deed {
     /// Says to all.
     SayAll(LedgerMessage),
     /// Has its own replica submit it.
-    Submit(VerifiedRecord),
+    Submit(Box<VerifiedRecord>),
 }
 
 /// How a site lies. What is not overridden it does honestly.
@@ -140,7 +140,7 @@ impl Behaviour {
 
     /// A site that behaves so.
     #[must_use]
-    pub fn new(self) -> Box<dyn Byzantine> {
+    pub fn liar(self) -> Box<dyn Byzantine> {
         match self {
             Self::BadProposer => Box::new(bad_proposer::BadProposer),
             Self::CapacityLiar => Box::new(capacity_liar::CapacityLiar),

@@ -40,7 +40,7 @@ impl World {
         hosts.sort_by_key(|host| host.id);
         for (site, behaviour) in &plan.liars {
             if let Some(host) = hosts.get_mut(*site) {
-                (host.liar, host.lies) = (Some(behaviour.new()), true);
+                (host.liar, host.lies) = (Some(behaviour.liar()), true);
             }
         }
         let genesis = Genesis {

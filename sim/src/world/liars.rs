@@ -33,7 +33,7 @@ impl World {
             match deed {
                 Deed::Say(to, message) => self.post_as_is(at, &[to], &message)?,
                 Deed::SayAll(message) => self.post_as_is(at, &everybody, &message)?,
-                Deed::Submit(record) => self.replica(at, replica::Input::Submit(record))?,
+                Deed::Submit(record) => self.replica(at, replica::Input::Submit(*record))?,
             }
         }
         Ok(())
