@@ -24,7 +24,7 @@ use crate::record::{MAX_LIFETIME_MS, VerifiedRecord};
 use crate::refusal::Refusal;
 use crate::state::{Auction, Author, Phase, State};
 
-pub(crate) use evidence::EVIDENCE_WINDOW;
+pub(crate) use evidence::{EVIDENCE_WINDOW, sentence};
 
 /// A state on its way through one block.
 pub(crate) struct Work {

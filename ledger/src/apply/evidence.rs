@@ -15,6 +15,7 @@
 //! a seat was given, or given back, is judged already, or was no vote. What lies further back than [`EVIDENCE_WINDOW`]
 //! is left alone: by then blocks may be pruned, and nobody could look into what happened.
 
+use godwit_protocol::SiteId;
 use godwit_protocol::evidence::{Evidence, Sentence};
 
 use super::{Turn, Work};
@@ -67,8 +68,13 @@ impl State {
         if seat.suspended {
             return Err(Refusal::AlreadySuspended(site));
         }
-        let others = self.validators().iter().filter(|validator| **validator != site).count();
-        let needed = self.validators().contains(&site) && others < LEAST_VALIDATORS;
-        Ok(if needed { Sentence::Suspended } else { Sentence::Removed })
+        Ok(sentence(self.validators(), &site))
     }
+}
+
+/// What becomes of a culprit, by who decides the height at which the evidence is committed.
+pub(crate) fn sentence(validators: &[SiteId], culprit: &SiteId) -> Sentence {
+    let others = validators.iter().filter(|validator| *validator != culprit).count();
+    let needed = validators.contains(culprit) && others < LEAST_VALIDATORS;
+    if needed { Sentence::Suspended } else { Sentence::Removed }
 }

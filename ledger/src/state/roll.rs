@@ -8,6 +8,7 @@ use godwit_protocol::{ContainerId, SiteId};
 use super::{Seat, State};
 use crate::apply::EVIDENCE_WINDOW;
 use crate::block::{Height, validators_hash};
+use crate::lineage;
 
 impl State {
     /// Whether a member contradicted itself and lost its rights but for its vote.
@@ -31,6 +32,8 @@ impl State {
 
     /// Puts a decided change into force.
     pub(crate) fn change(&mut self, change: Change) {
+        // By what light clients go by as well.
+        let elected = lineage::elect(&self.validators, &change);
         match change {
             Change::Put(member) => {
                 // More than two thirds of the validators put it back: that lifts a suspension.
@@ -44,6 +47,7 @@ impl State {
         }
         self.membership_epoch = self.membership_epoch.saturating_add(1);
         self.elect();
+        assert_eq!(*self.validators, *elected, "a change has one effect on the validators");
         let decided = self.height().next();
         self.assign_seats(decided);
     }
