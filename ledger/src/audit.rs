@@ -3,17 +3,28 @@
 //! Each block must follow the one before, carry a certificate of the validators of its height, hold only records whose
 //! signatures and preconditions hold, and lead to the state its header names. The membership follows from the blocks
 //! themselves, so the genesis alone has to be trusted.
+//!
+//! ```text
+//!  blocks ─► batches ─► workers: decode, verify all signatures ─► in order: certificate, rules, state
+//! ```
+//!
+//! With a [`Checkpoint`] the hash of one block is trusted as well. The chain of hashes binds all that came before it, so
+//! the certificates up to there are not verified; records are, since no hash covers their signatures.
+
+mod pipeline;
 
 use std::collections::BTreeMap;
 use std::error::Error;
+use std::str::FromStr;
 
 use godwit_protocol::{Hash, MeshId, Time};
 use serde::Serialize;
 
 use crate::block::{BadCertificate, Committed, Height};
 use crate::genesis::{BadGenesis, Genesis};
-use crate::rules::{BadBlock, validate, verify_records};
+use crate::rules::{BadBlock, validate};
 use crate::state::State;
+use pipeline::{Judged, Pipeline};
 
 /// An honest ledger, in figures.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -36,6 +47,42 @@ pub struct Report {
     pub containers: usize,
     /// Offers that have not ended.
     pub open_offers: usize,
+    /// Signatures of records and certificates that were verified; those inside of records (yields, approvals, reports) are
+    /// verified too, and not counted.
+    pub signatures: u64,
+}
+
+/// How far an audit is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Progress {
+    /// The last block that is good.
+    pub height: Height,
+    /// As in the [`Report`].
+    pub signatures: u64,
+}
+
+/// A block that is trusted by its hash: an earlier audit printed it, or somebody who made one tells.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Checkpoint {
+    /// Its height.
+    pub height: Height,
+    /// The hash of its header.
+    pub hash: Hash,
+}
+
+/// The text is no checkpoint.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("expected HEIGHT:HASH, such as 4711:0f3c..., with 64 hexadecimal digits")]
+pub struct NoCheckpoint;
+
+impl FromStr for Checkpoint {
+    type Err = NoCheckpoint;
+
+    fn from_str(text: &str) -> Result<Self, NoCheckpoint> {
+        let (height, hash) = text.split_once(':').ok_or(NoCheckpoint)?;
+        let height = height.parse().ok().filter(|height| *height > 0).ok_or(NoCheckpoint)?;
+        Ok(Self { height: Height(height), hash: hash.parse().map_err(|_| NoCheckpoint)? })
+    }
 }
 
 /// The first block that is wrong.
@@ -67,227 +114,160 @@ pub enum Fault {
     /// It breaks the rules.
     #[error("it breaks the rules")]
     Block(#[source] BadBlock),
+    /// It is not the one that is trusted: it, or one before it, was exchanged.
+    #[error("its hash is {0}, not the trusted one")]
+    Checkpoint(Hash),
+    /// The trusted block is not there.
+    #[error("it is trusted, but the ledger ends before it")]
+    Ends,
+}
+
+/// A block as it comes: what decodes it is the audit, on all cores.
+#[derive(Clone, Debug)]
+pub enum Stored {
+    /// Its canonical bytes.
+    Bytes(Vec<u8>),
+    /// The block.
+    Block(Box<Committed>),
+}
+
+impl From<Vec<u8>> for Stored {
+    fn from(bytes: Vec<u8>) -> Self {
+        Self::Bytes(bytes)
+    }
+}
+
+impl From<Committed> for Stored {
+    fn from(committed: Committed) -> Self {
+        Self::Block(Box::new(committed))
+    }
 }
 
 /// Verifies blocks from height 1 on. An empty ledger is honest.
 ///
 /// # Errors
 /// The first [`Finding`], with the height at which it lies.
-pub fn audit<E>(genesis: &Genesis, blocks: impl IntoIterator<Item = Result<Committed, E>>) -> Result<Report, Finding>
+pub fn audit<B, E>(genesis: &Genesis, blocks: impl IntoIterator<Item = Result<B, E>>) -> Result<Report, Finding>
 where
+    B: Into<Stored>,
     E: Into<Box<dyn Error + Send + Sync>>,
 {
-    genesis.check().map_err(|bad| Finding { height: Height(0), fault: Fault::Genesis(bad) })?;
-    let mut state = State::genesis(genesis);
-    let mut records = BTreeMap::new();
-    for committed in blocks {
-        let height = state.height().next();
-        let judged = committed.map_err(|unreadable| Fault::Unreadable(unreadable.into())).and_then(|committed| {
-            let after = follow(&state, &committed)?;
-            Ok((committed, after))
-        });
-        let (committed, after) = judged.map_err(|fault| Finding { height, fault })?;
-        for record in committed.block.records.iter() {
-            *records.entry(record.body.message.name()).or_default() += 1;
-        }
-        state = after;
-    }
-    Ok(Report {
-        mesh: state.mesh(),
-        height: state.height(),
-        time: state.time(),
-        tip: state.tip(),
-        root: state.root(),
-        records,
-        members: state.members().count(),
-        containers: state.containers().count(),
-        open_offers: state.offers().count(),
-    })
+    Auditor::new(genesis)?.run(blocks, &mut |_| {})
 }
 
-/// The state after a block that was decided.
-fn follow(state: &State, Committed { block, certificate }: &Committed) -> Result<State, Fault> {
-    if block.header.height != state.height().next() {
-        return Err(Fault::Missing(block.header.height));
+/// Somebody who verifies a ledger, with what it trusts.
+#[derive(Clone, Debug)]
+pub struct Auditor {
+    state: State,
+    checkpoint: Option<Checkpoint>,
+    records: BTreeMap<&'static str, u64>,
+    signatures: u64,
+}
+
+impl Auditor {
+    /// Trusts a genesis.
+    ///
+    /// # Errors
+    /// A [`Finding`] at height 0 if it founds no mesh.
+    pub fn new(genesis: &Genesis) -> Result<Self, Finding> {
+        genesis.check().map_err(|bad| Finding { height: Height(0), fault: Fault::Genesis(bad) })?;
+        Ok(Self::since(State::genesis(genesis)))
     }
-    if block.header.mesh != state.mesh() {
-        return Err(Fault::Block(BadBlock::Mesh(block.header.mesh)));
+
+    /// Trusts a state: the blocks begin behind it.
+    #[must_use]
+    pub fn since(state: State) -> Self {
+        Self { state, checkpoint: None, records: BTreeMap::new(), signatures: 0 }
     }
-    certificate.check(&block.header, state.validators()).map_err(Fault::Certificate)?;
-    let verified = verify_records(&state.mesh(), block).map_err(Fault::Block)?;
-    Ok(validate(state, block, &verified).map_err(Fault::Block)?.state)
+
+    /// Trusts a block's hash as well.
+    #[must_use]
+    pub fn trusting(self, checkpoint: Option<Checkpoint>) -> Self {
+        Self { checkpoint, ..self }
+    }
+
+    /// Verifies blocks, on all cores, and tells how far it is.
+    ///
+    /// # Errors
+    /// The first [`Finding`], with the height at which it lies.
+    pub fn run<B, E>(
+        mut self,
+        blocks: impl IntoIterator<Item = Result<B, E>>,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<Report, Finding>
+    where
+        B: Into<Stored>,
+        E: Into<Box<dyn Error + Send + Sync>>,
+    {
+        let blocks = blocks.into_iter().map(|block| match block {
+            Ok(block) => Ok(block.into()),
+            Err(unreadable) => Err(Fault::Unreadable(unreadable.into())),
+        });
+        let pipeline = Pipeline { mesh: self.state.mesh(), trusted: self.trusted() };
+        pipeline.run(blocks, |batch| -> Result<(), Finding> {
+            for judged in batch {
+                let height = self.state.height().next();
+                judged.and_then(|judged| self.take(&judged)).map_err(|fault| Finding { height, fault })?;
+            }
+            progress(Progress { height: self.state.height(), signatures: self.signatures });
+            Ok(())
+        })?;
+        match self.checkpoint {
+            Some(Checkpoint { height, .. }) if height > self.state.height() => {
+                Err(Finding { height, fault: Fault::Ends })
+            }
+            _ => Ok(self.report()),
+        }
+    }
+
+    /// Up to this height certificates are not looked at.
+    fn trusted(&self) -> Height {
+        self.checkpoint.map_or(Height(0), |checkpoint| checkpoint.height)
+    }
+
+    /// The next block, whose signatures have been judged.
+    fn take(&mut self, Judged { committed, records, votes }: &Judged) -> Result<(), Fault> {
+        let Committed { block, certificate } = committed;
+        let (state, header) = (&self.state, &block.header);
+        if header.height != state.height().next() {
+            return Err(Fault::Missing(header.height));
+        }
+        if header.mesh != state.mesh() {
+            return Err(Fault::Block(BadBlock::Mesh(header.mesh)));
+        }
+        if header.height > self.trusted() {
+            let holds = |index: usize| votes.get(index).is_some_and(|holds| *holds);
+            certificate.check_by(header, state.validators(), holds).map_err(Fault::Certificate)?;
+        }
+        let records = records.as_ref().map_err(|bad| Fault::Block(bad.clone()))?;
+        let after = validate(state, block, records).map_err(Fault::Block)?.state;
+        if self.checkpoint.is_some_and(|trusted| trusted.height == header.height && trusted.hash != after.tip()) {
+            return Err(Fault::Checkpoint(after.tip()));
+        }
+        self.state = after;
+        self.signatures += (records.len() + votes.len()) as u64;
+        for record in records {
+            *self.records.entry(record.body.message.name()).or_default() += 1;
+        }
+        Ok(())
+    }
+
+    fn report(self) -> Report {
+        let state = self.state;
+        Report {
+            mesh: state.mesh(),
+            height: state.height(),
+            time: state.time(),
+            tip: state.tip(),
+            root: state.root(),
+            records: self.records,
+            members: state.members().count(),
+            containers: state.containers().count(),
+            open_offers: state.offers().count(),
+            signatures: self.signatures,
+        }
+    }
 }
 
 #[cfg(test)]
-mod tests {
-    use std::convert::Infallible;
-
-    use godwit_protocol::bounded::List;
-    use godwit_protocol::membership::{Change, Role};
-    use godwit_protocol::{Malformed, Message, decode, encode};
-
-    use super::*;
-    use crate::block::Certificate;
-    use crate::proof::records_root;
-    use crate::record::{SignedRecord, record_id};
-    use crate::refusal::Refusal;
-    use crate::testing::{Mesh, container, done, member, offer, register, site};
-
-    /// A handoff, a change of the validators, and blocks that the new ones decide.
-    fn honest() -> Mesh {
-        let mut mesh = Mesh::new();
-        let id = mesh.received(1);
-        mesh.say(1, done(id));
-        let change = mesh.membership(0, Change::Put(member(4, Role::Validator)), &[0, 1, 2]);
-        mesh.say(0, change);
-        let change = mesh.membership(1, Change::Remove(site(3)), &[0, 1, 2, 4]);
-        mesh.signers = vec![0, 1, 2, 4];
-        mesh.say(0, change);
-        mesh.signers = vec![0, 1, 4];
-        mesh.say(0, Message::Register(register(2)));
-        mesh.say(0, Message::Offer(offer(2, 1, &[])));
-        mesh.commit_due();
-        mesh
-    }
-
-    fn audited(mesh: &Mesh, chain: Vec<Committed>) -> Result<Report, Finding> {
-        audit(&mesh.genesis, chain.into_iter().map(Ok::<_, Infallible>))
-    }
-
-    fn finding(mesh: &Mesh, chain: Vec<Committed>) -> (u64, Fault) {
-        let Finding { height, fault } = audited(mesh, chain).expect_err("a finding");
-        (height.0, fault)
-    }
-
-    #[test]
-    fn an_honest_ledger_is_accepted() {
-        let mesh = honest();
-        let report = audited(&mesh, mesh.chain.clone()).expect("honest");
-        assert_eq!(report.height, Height(mesh.chain.len() as u64));
-        assert_eq!((report.root, report.tip), (mesh.state.root(), mesh.state.tip()));
-        assert_eq!((report.records["receipt"], report.records["bid"], report.records["membership"]), (1, 3, 2));
-        assert_eq!((report.containers, report.open_offers, report.members), (2, 0, 5));
-        assert_eq!(audited(&mesh, Vec::new()).expect("an empty ledger is honest").height, Height(0));
-    }
-
-    #[test]
-    fn a_flipped_bit_anywhere_is_named_with_its_height() {
-        let mesh = honest();
-        let at = 1; // of the offer
-        let bytes = encode(&mesh.chain[at]).expect("small");
-        for place in 0..bytes.len() {
-            let mut flipped = bytes.clone();
-            flipped[place] ^= 1 << (place % 8);
-            let read = mesh.chain.iter().enumerate().map(|(index, committed)| -> Result<Committed, Malformed> {
-                decode(if index == at { &flipped } else { return Ok(committed.clone()) })
-            });
-            let finding = audit(&mesh.genesis, read).expect_err("one bit is enough");
-            assert_eq!(finding.height, Height(at as u64 + 1), "byte {place}: {finding:?}");
-        }
-    }
-
-    #[test]
-    fn a_dropped_block_is_named_with_its_height() {
-        let mesh = honest();
-        for dropped in 0..mesh.chain.len() - 1 {
-            let mut chain = mesh.chain.clone();
-            chain.remove(dropped);
-            let height = dropped as u64 + 1;
-            assert!(
-                matches!(finding(&mesh, chain), (at, Fault::Missing(got)) if at == height && got.0 == height + 1),
-                "block {height}"
-            );
-        }
-    }
-
-    #[test]
-    fn a_forged_record_is_named_with_its_height() {
-        let mesh = honest();
-        // With a certificate as if two thirds of the validators had signed such a block.
-        let forge = |bend: fn(&mut SignedRecord)| {
-            let mut chain = mesh.chain.clone();
-            let block = &mut chain[0].block;
-            let mut records = block.records.clone().into_inner();
-            bend(&mut records[0]);
-            let id = record_id(&block.header.mesh, &records[0]).expect("small");
-            block.header.records = records_root(&[id]);
-            block.records = List::first(records);
-            chain[0].certificate = mesh.certify(&chain[0].block, &[0, 1, 2]);
-            finding(&mesh, chain)
-        };
-        let other_body = forge(|record| record.body.message = Message::Register(register(9)));
-        assert!(matches!(other_body, (1, Fault::Block(BadBlock::Forged { index: 0, .. }))), "{other_body:?}");
-        let other_author = forge(|record| record.author = site(2));
-        assert!(matches!(other_author, (1, Fault::Block(BadBlock::Forged { index: 0, .. }))), "{other_author:?}");
-        let other_signature = forge(|record| record.signature.0[0] ^= 1);
-        assert!(matches!(other_signature, (1, Fault::Block(BadBlock::Forged { .. }))), "{other_signature:?}");
-    }
-
-    #[test]
-    fn a_record_that_should_have_been_refused_is_named_with_its_height() {
-        let mut mesh = honest();
-        let record = mesh.sign(0, Message::Register(register(1)));
-        let (mut block, _, _) = crate::rules::build(&mesh.state, site(0), mesh.now, Vec::new());
-        block.header.time = Time(mesh.now.0 + 1);
-        block.header.records = records_root(&[mesh.id(&record)]);
-        block.records = List::first([record.into_signed()]);
-        let certificate = mesh.certify(&block, &[0, 1, 2, 4]);
-        let mut chain = mesh.chain.clone();
-        let height = chain.len() as u64 + 1;
-        let found = finding(&mesh, {
-            chain.push(Committed { block, certificate });
-            chain
-        });
-        let Fault::Block(BadBlock::Refused { source, .. }) = &found.1 else { panic!("{found:?}") };
-        assert_eq!((found.0, source), (height, &Refusal::ContainerKnown(container(1))));
-    }
-
-    #[test]
-    fn a_certificate_of_too_few_or_wrong_validators_is_named_with_its_height() {
-        let mesh = honest();
-        let signed_by = |at: usize, signers: &[u8]| {
-            let mut chain = mesh.chain.clone();
-            chain[at].certificate = mesh.certify(&chain[at].block, signers);
-            let Err(Finding { height, fault }) = audited(&mesh, chain) else { return None };
-            let Fault::Certificate(bad) = fault else { panic!("{fault:?}") };
-            Some((height.0, bad))
-        };
-        assert_eq!(signed_by(3, &[0, 2]), Some((4, BadCertificate::TooFew { votes: 2, of: 4 })));
-        assert_eq!(signed_by(3, &[0, 2, 2]), Some((4, BadCertificate::Twice(site(2)))));
-        assert_eq!(signed_by(3, &[0, 1, 4]), Some((4, BadCertificate::NotAValidator(site(4)))));
-        assert_eq!(signed_by(3, &[3, 0, 1, 2]), None);
-        // Who was removed has no vote any more, who joined has one.
-        let last = mesh.chain.len() - 1;
-        let height = mesh.chain.len() as u64;
-        assert_eq!(signed_by(last, &[0, 1, 2, 3]), Some((height, BadCertificate::NotAValidator(site(3)))));
-        assert_eq!(signed_by(last, &[1, 2, 4]), None);
-    }
-
-    #[test]
-    fn a_certificate_of_another_round_block_or_height_is_named() {
-        let mesh = honest();
-        let with = |bend: &dyn Fn(&mut Vec<Committed>)| {
-            let mut chain = mesh.chain.clone();
-            bend(&mut chain);
-            finding(&mesh, chain)
-        };
-        let round = with(&|chain| chain[2].certificate.round = 1);
-        assert!(matches!(round, (3, Fault::Certificate(BadCertificate::Forged(_)))), "{round:?}");
-        let height = with(&|chain| chain[2].certificate.height = Height(4));
-        assert!(matches!(height, (3, Fault::Certificate(BadCertificate::Height { .. }))), "{height:?}");
-        let other =
-            with(&|chain| chain[2].certificate = Certificate { height: Height(3), ..chain[1].certificate.clone() });
-        assert!(matches!(other, (3, Fault::Certificate(BadCertificate::Block { .. }))), "{other:?}");
-    }
-
-    #[test]
-    fn another_genesis_is_another_ledger() {
-        let mut mesh = honest();
-        let chain = mesh.chain.clone();
-        mesh.genesis.clock_bound_ms += 1;
-        let found = finding(&mesh, chain.clone());
-        assert!(matches!(found, (1, Fault::Block(BadBlock::Mesh(_)))), "{found:?}");
-        mesh.genesis.prefix = 31;
-        assert!(matches!(finding(&mesh, chain), (0, Fault::Genesis(BadGenesis::Range(..)))));
-    }
-}
+mod tests;

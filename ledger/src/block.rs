@@ -154,6 +154,19 @@ impl Certificate {
     /// # Errors
     /// [`BadCertificate`] names what is wrong.
     pub fn check(&self, header: &Header, validators: &[SiteId]) -> Result<(), BadCertificate> {
+        self.check_by(header, validators, |index| {
+            let (site, bytes, signature) = self.vote(&header.mesh, index);
+            verify_bytes(&site.0, &bytes, signature)
+        })
+    }
+
+    /// As [`Certificate::check`], by what was found of each signature before the validators were known.
+    pub(crate) fn check_by(
+        &self,
+        header: &Header,
+        validators: &[SiteId],
+        holds: impl Fn(usize) -> bool,
+    ) -> Result<(), BadCertificate> {
         if self.height != header.height {
             return Err(BadCertificate::Height { height: header.height, got: self.height });
         }
@@ -161,21 +174,26 @@ impl Certificate {
         if self.block != block {
             return Err(BadCertificate::Block { block, got: self.block });
         }
-        for (index, (site, signature)) in self.signatures.iter().enumerate() {
+        for (index, (site, _)) in self.signatures.iter().enumerate() {
             if !validators.contains(site) {
                 return Err(BadCertificate::NotAValidator(*site));
             }
             if self.signatures[..index].iter().any(|(earlier, _)| earlier == site) {
                 return Err(BadCertificate::Twice(*site));
             }
-            let bytes = precommit_bytes(&header.mesh, self.height, self.round, block, *site);
-            if !verify_bytes(&site.0, &bytes, signature) {
+            if !holds(index) {
                 return Err(BadCertificate::Forged(*site));
             }
         }
         let (votes, of) = (self.signatures.len(), validators.len());
         let enough = is_quorum(votes + usize::from(planted::is(Bug::QuorumOffByOne)), of);
         if enough { Ok(()) } else { Err(BadCertificate::TooFew { votes, of }) }
+    }
+
+    /// The signer at `index`, what it signed in this mesh, and its signature.
+    pub(crate) fn vote(&self, mesh: &MeshId, index: usize) -> (&SiteId, Vec<u8>, &Signature) {
+        let (site, signature) = &self.signatures[index];
+        (site, precommit_bytes(mesh, self.height, self.round, self.block, *site), signature)
     }
 }
 

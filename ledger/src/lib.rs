@@ -8,6 +8,7 @@ pub mod attested;
 pub mod audit;
 pub mod author;
 pub mod block;
+pub mod bundle;
 pub mod frames;
 pub mod genesis;
 #[cfg(any(test, feature = "harness"))]

@@ -329,11 +329,10 @@ mod tests {
         mesh.signers = (0..SITES).filter(|n| mesh.state.validators().contains(&site(*n))).collect();
         mesh.say(0, Message::Register(register(1)));
         let links = lineage(&mesh);
-        assert_eq!(links.iter().map(|link| link.record.body.message.name()).collect::<Vec<_>>(), [
-            "membership",
-            "membership",
-            "evidence"
-        ]);
+        assert_eq!(
+            links.iter().map(|link| link.record.body.message.name()).collect::<Vec<_>>(),
+            ["membership", "membership", "evidence"]
+        );
         let validators = follow(&mesh, links).expect("a lineage");
         assert_eq!(validators.sites(), mesh.state.validators());
         assert!(validators.sites().contains(&site(7)) && !validators.sites().contains(&site(1)));

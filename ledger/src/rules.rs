@@ -8,6 +8,7 @@ use std::collections::BTreeSet;
 use std::num::NonZeroUsize;
 
 use godwit_protocol::bounded::List;
+use godwit_protocol::signed::Keys;
 use godwit_protocol::{Event, Forged, Hash, Malformed, MeshId, Message, RecordId, SiteId, Time, encode};
 
 use crate::apply::Work;
@@ -145,24 +146,17 @@ pub fn build(
 /// # Errors
 /// [`BadBlock::Forged`] names the first record whose signature does not hold.
 pub fn verify_records(mesh: &MeshId, block: &Block) -> Result<Vec<VerifiedRecord>, BadBlock> {
-    let verify = |offset: usize, records: &[SignedRecord]| -> Result<Vec<VerifiedRecord>, BadBlock> {
-        let verified = records.iter().cloned().enumerate().map(|(index, record)| {
-            record.verify(mesh).map_err(|source| BadBlock::Forged { index: offset + index, source })
-        });
-        verified.collect()
-    };
     let cores = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
     let share = block.records.len().div_ceil(cores).max(RECORDS_A_THREAD);
     if block.records.len() <= share {
-        return verify(0, &block.records);
+        return verify_some(mesh, 0, &block.records, &mut Keys::default());
     }
-    let verify = &verify;
     std::thread::scope(|scope| {
         let threads: Vec<_> = block
             .records
             .chunks(share)
             .enumerate()
-            .map(|(part, records)| scope.spawn(move || verify(part * share, records)))
+            .map(|(part, records)| scope.spawn(move || verify_some(mesh, part * share, records, &mut Keys::default())))
             .collect();
         let mut all = Vec::with_capacity(block.records.len());
         for thread in threads {
@@ -170,6 +164,19 @@ pub fn verify_records(mesh: &MeshId, block: &Block) -> Result<Vec<VerifiedRecord
         }
         Ok(all)
     })
+}
+
+/// Verifies records of a block, of which the first has its place at `offset`, on this thread.
+pub(crate) fn verify_some(
+    mesh: &MeshId,
+    offset: usize,
+    records: &[SignedRecord],
+    keys: &mut Keys,
+) -> Result<Vec<VerifiedRecord>, BadBlock> {
+    let verified = records.iter().cloned().enumerate().map(|(index, record)| {
+        record.verify_with(mesh, keys).map_err(|source| BadBlock::Forged { index: offset + index, source })
+    });
+    verified.collect()
 }
 
 /// Judges a block by the state before it, with its records as [`verify_records`] gave them. The proposer's clock is not

@@ -3,24 +3,30 @@
 //! A block and all that follows from it are one atomic, synced write. The whole state is written every
 //! [`SNAPSHOT_EVERY`] blocks; opening replays the blocks since, and compares the result with what the last commit led to.
 
+mod tables;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use godwit_protocol::bounded::List;
-use godwit_protocol::{Event, Hash, Malformed, MeshId, RecordId, decode, encode};
+use godwit_protocol::{Event, Hash, Malformed, MeshId, RecordId, encode};
 use rocksdb::{
-    BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, DBCompressionType, IteratorMode, Options,
-    WriteBatch, WriteOptions,
+    BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, DBCompressionType, Options, WriteBatch,
+    WriteOptions,
 };
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use crate::attested::Attested;
 use crate::block::{Committed, Height};
+use crate::bundle::Bundle;
 use crate::genesis::Genesis;
+use crate::lineage::{self, Lineage};
 use crate::record::record_id;
 use crate::replica::{Commit, MAX_BLOCKS};
 use crate::rules::{self, BadBlock};
 use crate::state::{BadSnapshot, State};
+use tables::Tables;
 
 /// Blocks between two snapshots of the state: replaying so many takes less than a second.
 pub const SNAPSHOT_EVERY: u64 = 64;
@@ -32,8 +38,10 @@ const BLOCKS: &str = "blocks";
 const RECORDS: &str = "records";
 const EVENTS: &str = "events";
 const META: &str = "meta";
+/// The blocks that changed the validators, as links of the lineage: few, and needed when the blocks are gone.
+const LINKS: &str = "links";
 
-const COLUMNS: [&str; 4] = [BLOCKS, RECORDS, EVENTS, META];
+const COLUMNS: [&str; 5] = [BLOCKS, RECORDS, EVENTS, META, LINKS];
 
 const MESH: &[u8] = b"mesh";
 const TIP: &[u8] = b"tip";
@@ -142,6 +150,12 @@ pub trait Store {
     /// [`StoreError`] if that cannot be read.
     fn locate(&self, record: &RecordId) -> Result<Option<Place>, StoreError>;
 
+    /// The changes of the validators below a height.
+    ///
+    /// # Errors
+    /// [`StoreError`] if they cannot be read.
+    fn lineage(&self, below: Height) -> Result<Lineage, StoreError>;
+
     /// What to answer to a site that asks for blocks: at least one if there is one, and no more than a message holds.
     ///
     /// # Errors
@@ -245,6 +259,37 @@ impl Disk {
         Ok(events.unwrap_or_default())
     }
 
+    /// The canonical bytes of committed blocks from a height on: at least one if there is one, `most` at most, and no more
+    /// bytes than a message holds.
+    ///
+    /// # Errors
+    /// [`StoreError`] if they cannot be read.
+    pub fn raw(&self, from: Height, most: usize) -> Result<Vec<Vec<u8>>, StoreError> {
+        let mut size = 0;
+        let blocks = self.tables().raw(from).take(most).take_while(|block| {
+            let first = size == 0;
+            size += block.as_ref().map_or(0, Vec::len);
+            first || size <= MAX_SERVED
+        });
+        blocks.collect()
+    }
+
+    /// Committed records whose ids begin so, at most so many.
+    ///
+    /// # Errors
+    /// [`StoreError`] if they cannot be read.
+    pub fn find(&self, beginning: &str, most: usize) -> Result<Vec<RecordId>, StoreError> {
+        self.tables().find(beginning, most)
+    }
+
+    /// The proof of a committed record; none if it is not committed.
+    ///
+    /// # Errors
+    /// [`StoreError`] if it cannot be read.
+    pub fn prove(&self, genesis: &Genesis, record: &RecordId) -> Result<Option<Bundle>, StoreError> {
+        self.tables().prove(genesis, record)
+    }
+
     fn found(&self, mesh: MeshId) -> Result<(), StoreError> {
         let mut batch = WriteBatch::default();
         batch.put_cf(self.column(META), MESH, canonical(&mesh));
@@ -278,8 +323,12 @@ impl Disk {
         }
     }
 
+    fn tables(&self) -> Tables<'_> {
+        Tables { db: &self.db, path: &self.path }
+    }
+
     fn column(&self, name: &str) -> &ColumnFamily {
-        self.db.cf_handle(name).expect("all columns are made when the store is opened")
+        self.tables().column(name)
     }
 
     fn read<T: Serialize + DeserializeOwned>(
@@ -288,9 +337,7 @@ impl Disk {
         key: &[u8],
         what: &str,
     ) -> Result<Option<T>, StoreError> {
-        let bytes = self.db.get_pinned_cf(self.column(column), key).map_err(|source| self.failed("read", source))?;
-        let decoded = bytes.map(|bytes| decode(&bytes)).transpose();
-        decoded.map_err(|bad| self.damaged(what, Some(bad.into())))
+        self.tables().read(column, key, what)
     }
 
     fn write(&self, what: &'static str, batch: WriteBatch) -> Result<(), StoreError> {
@@ -300,11 +347,11 @@ impl Disk {
     }
 
     fn failed(&self, what: &'static str, source: rocksdb::Error) -> StoreError {
-        StoreError::Database { what, path: self.path.clone(), source }
+        self.tables().failed(what, source)
     }
 
     fn damaged(&self, what: &str, source: Option<Damage>) -> StoreError {
-        StoreError::Damaged { path: self.path.clone(), what: what.to_owned(), source: source.map(Box::new) }
+        self.tables().damaged(what, source)
     }
 }
 
@@ -326,6 +373,9 @@ impl Store for Disk {
         for (id, place) in places(state.mesh(), committed) {
             batch.put_cf(self.column(RECORDS), id.0, canonical(&place));
         }
+        if let Some(link) = lineage::link(committed, state.validators_hash()) {
+            batch.put_cf(self.column(LINKS), height.0.to_be_bytes(), canonical(&link));
+        }
         if height.0 % SNAPSHOT_EVERY == 0 {
             batch.put_cf(self.column(META), SNAPSHOT, state.encode());
         }
@@ -343,7 +393,11 @@ impl Store for Disk {
     }
 
     fn locate(&self, record: &RecordId) -> Result<Option<Place>, StoreError> {
-        self.read(RECORDS, &record.0, &format!("the place of record {record}"))
+        self.tables().locate(record)
+    }
+
+    fn lineage(&self, below: Height) -> Result<Lineage, StoreError> {
+        self.tables().lineage(below)
     }
 }
 
@@ -364,19 +418,29 @@ impl Archive {
             .map_err(|source| StoreError::Database { what: "open", path: path.to_owned(), source })
     }
 
-    /// Its blocks in the order of their heights, as far as there are any.
-    pub fn blocks(&self) -> impl Iterator<Item = Result<Committed, StoreError>> {
-        let column = self.db.cf_handle(BLOCKS).expect("all columns were opened");
-        self.db.iterator_cf(column, IteratorMode::Start).map(|entry| {
-            let failed = |source| StoreError::Database { what: "read", path: self.path.clone(), source };
-            let (height, block) = entry.map_err(failed)?;
-            let height = <[u8; 8]>::try_from(&height[..]).map_or(0, u64::from_be_bytes);
-            decode(&block).map_err(|bad| StoreError::Damaged {
-                path: self.path.clone(),
-                what: format!("block {height}"),
-                source: Some(Box::new(bad.into())),
-            })
-        })
+    /// The bytes of its blocks in the order of their heights from one on, as far as there are any.
+    pub fn raw(&self, from: Height) -> impl Iterator<Item = Result<Vec<u8>, StoreError>> {
+        self.tables().raw(from)
+    }
+
+    /// Records whose ids begin so, at most so many.
+    ///
+    /// # Errors
+    /// [`StoreError`] if they cannot be read.
+    pub fn find(&self, beginning: &str, most: usize) -> Result<Vec<RecordId>, StoreError> {
+        self.tables().find(beginning, most)
+    }
+
+    /// What it holds as the proof of a record; none if it does not hold the record.
+    ///
+    /// # Errors
+    /// [`StoreError`] if it cannot be read.
+    pub fn prove(&self, genesis: &Genesis, record: &RecordId) -> Result<Option<Bundle>, StoreError> {
+        self.tables().prove(genesis, record)
+    }
+
+    fn tables(&self) -> Tables<'_> {
+        Tables { db: &self.db, path: &self.path }
     }
 }
 
@@ -385,6 +449,7 @@ impl Archive {
 pub struct Memory {
     chain: Vec<Committed>,
     places: BTreeMap<RecordId, Place>,
+    links: Vec<Attested>,
 }
 
 impl Store for Memory {
@@ -398,6 +463,7 @@ impl Store for Memory {
             return Err(StoreError::Order { last: self.height(), got });
         }
         self.places.extend(places(commit.state.mesh(), &commit.committed));
+        self.links.extend(lineage::link(&commit.committed, commit.state.validators_hash()));
         self.chain.push(commit.committed.clone());
         Ok(())
     }
@@ -409,6 +475,11 @@ impl Store for Memory {
 
     fn locate(&self, record: &RecordId) -> Result<Option<Place>, StoreError> {
         Ok(self.places.get(record).copied())
+    }
+
+    fn lineage(&self, below: Height) -> Result<Lineage, StoreError> {
+        let links = self.links.iter().filter(|link| link.header.height < below).cloned();
+        Ok(Lineage { links: List::first(links) })
     }
 }
 
@@ -450,20 +521,26 @@ fn open(path: &Path) -> Result<DB, StoreError> {
 mod tests {
     use super::*;
     use crate::audit::audit;
-    use crate::testing::{Mesh, register};
-    use godwit_protocol::Message;
+    use crate::testing::{Mesh, member, register};
+    use godwit_protocol::membership::{Change, Role};
+    use godwit_protocol::{Message, decode};
 
     /// Commits so many blocks to a store, of one record each.
     fn fill(store: &mut impl Store, mesh: &mut Mesh, count: u8) {
         for _ in 0..count {
             let n = u8::try_from(mesh.chain.len()).expect("few") + 2;
-            let events = {
-                let record = mesh.sign(0, Message::Register(register(n)));
-                mesh.commit(vec![record])
-            };
-            let committed = mesh.chain.last().expect("a block").clone();
-            store.commit(&Commit { committed, state: mesh.state.clone(), events }).expect("commits");
+            say(store, mesh, Message::Register(register(n)));
         }
+    }
+
+    /// Commits a block with this record of site 0; the record's id.
+    fn say(store: &mut impl Store, mesh: &mut Mesh, message: Message) -> RecordId {
+        let record = mesh.sign(0, message);
+        let id = mesh.id(&record);
+        let events = mesh.commit(vec![record]);
+        let committed = mesh.chain.last().expect("a block").clone();
+        store.commit(&Commit { committed, state: mesh.state.clone(), events }).expect("commits");
+        id
     }
 
     /// What both kinds of stores promise.
@@ -483,6 +560,7 @@ mod tests {
         assert_eq!(store.serve(Height(u64::MAX), 1).expect("reads").len(), 0);
         let report = audit(&mesh.genesis, store.blocks(Height(1))).expect("an honest ledger");
         assert_eq!((report.height, report.root), (Height(100), mesh.state.root()));
+        assert_eq!(store.lineage(Height(100)).expect("reads"), Lineage::default());
         let again = Commit { committed: mesh.chain[50].clone(), state: mesh.state.clone(), events: Vec::new() };
         assert!(matches!(store.commit(&again), Err(StoreError::Order { .. })));
     }
@@ -505,6 +583,44 @@ mod tests {
         }
         let (store, state) = Disk::open(folder.path(), &mesh.genesis).expect("opens");
         assert_eq!((store.height(), state.root()), (Height(73), mesh.state.root()));
+    }
+
+    #[test]
+    fn a_record_is_found_by_the_beginning_of_its_id_and_can_be_proved() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let mut mesh = Mesh::new();
+        let (mut store, _) = Disk::open(folder.path(), &mesh.genesis).expect("founds");
+        fill(&mut store, &mut mesh, 3);
+        let change = mesh.membership(0, Change::Put(member(4, Role::Validator)), &[0, 1, 2]);
+        let joined = say(&mut store, &mut mesh, change);
+        mesh.signers = vec![0, 1, 2, 4];
+        let last = say(&mut store, &mut mesh, Message::Register(register(99)));
+        assert_eq!(store.lineage(Height(4)).expect("reads").links.len(), 0);
+        assert_eq!(store.lineage(Height(5)).expect("reads").links.len(), 1);
+
+        for id in [joined, last] {
+            let text = id.to_string();
+            for length in [16, 17, 64] {
+                assert_eq!(store.find(&text[..length], 9).expect("reads"), [id]);
+            }
+            let bundle = store.prove(&mesh.genesis, &id).expect("reads").expect("is there");
+            assert_eq!(bundle.check().expect("holds").record, id);
+        }
+        assert_eq!(store.find("", 9).expect("reads").len(), 5);
+        assert_eq!(store.find("", 2).expect("reads").len(), 2);
+        for text in ["x", "0x", &"0".repeat(65), &"f".repeat(64)] {
+            assert_eq!(store.find(text, 9).expect("reads"), [], "{text}");
+        }
+        assert_eq!(store.prove(&mesh.genesis, &RecordId([1; 32])).expect("reads"), None);
+        let raw: Vec<Committed> =
+            store.raw(Height(2), 3).expect("reads").iter().map(|bytes| decode(bytes).expect("a block")).collect();
+        assert_eq!(raw, mesh.chain[1..4]);
+        drop(store);
+        let archive = Archive::open(folder.path()).expect("opens");
+        assert_eq!(archive.find(&last.to_string()[..16], 9).expect("reads"), [last]);
+        let bundle = archive.prove(&mesh.genesis, &last).expect("reads").expect("is there");
+        assert_eq!(bundle.check().expect("holds").changes, 1);
+        assert_eq!(audit(&mesh.genesis, archive.raw(Height(0))).expect("honest").height, Height(5));
     }
 
     #[test]

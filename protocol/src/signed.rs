@@ -1,5 +1,6 @@
 //! Signatures that cannot be taken for another kind of word or for another mesh.
 
+use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 use core::fmt;
 use core::ops::Deref;
@@ -78,7 +79,27 @@ pub fn sign_bytes(key: &SigningKey, bytes: &[u8]) -> Signature {
 /// Whether `signature` is the key's over the bytes, by the strict equation: all replicas agree on crafted signatures too.
 #[must_use]
 pub fn verify_bytes(key: &[u8; 32], bytes: &[u8], signature: &Signature) -> bool {
-    scheme::verify(key, bytes, signature)
+    scheme::key(key).is_some_and(|key| scheme::verify(&key, bytes, signature))
+}
+
+/// Public keys as they are computed with. To make one from its bytes is a sixth of verifying a signature, and a ledger has few
+/// authors and many signatures.
+#[derive(Debug, Default)]
+pub struct Keys(BTreeMap<[u8; 32], Option<scheme::Key>>);
+
+/// Keys that are remembered: of more than the validators and the busier members; some 200 bytes each.
+const KEYS_MAX: usize = 1024;
+
+impl Keys {
+    /// As [`verify_bytes`].
+    #[must_use]
+    pub fn verify_bytes(&mut self, key: &[u8; 32], bytes: &[u8], signature: &Signature) -> bool {
+        if self.0.len() >= KEYS_MAX && !self.0.contains_key(key) {
+            self.0.clear();
+        }
+        let key = self.0.entry(*key).or_insert_with(|| scheme::key(key));
+        key.as_ref().is_some_and(|key| scheme::verify(key, bytes, signature))
+    }
 }
 
 #[cfg(not(feature = "keyed-hash"))]
@@ -91,9 +112,14 @@ mod scheme {
         Signature(key.sign(bytes).to_bytes())
     }
 
-    pub(super) fn verify(key: &[u8; 32], bytes: &[u8], signature: &Signature) -> bool {
-        let signature = ed25519_dalek::Signature::from_bytes(&signature.0);
-        VerifyingKey::from_bytes(key).is_ok_and(|key| key.verify_strict(bytes, &signature).is_ok())
+    pub(super) type Key = VerifyingKey;
+
+    pub(super) fn key(bytes: &[u8; 32]) -> Option<Key> {
+        VerifyingKey::from_bytes(bytes).ok()
+    }
+
+    pub(super) fn verify(key: &Key, bytes: &[u8], signature: &Signature) -> bool {
+        key.verify_strict(bytes, &ed25519_dalek::Signature::from_bytes(&signature.0)).is_ok()
     }
 }
 
@@ -108,7 +134,13 @@ mod scheme {
         of(key.verifying_key().as_bytes(), bytes)
     }
 
-    pub(super) fn verify(key: &[u8; 32], bytes: &[u8], signature: &Signature) -> bool {
+    pub(super) type Key = [u8; 32];
+
+    pub(super) fn key(bytes: &[u8; 32]) -> Option<Key> {
+        Some(*bytes)
+    }
+
+    pub(super) fn verify(key: &Key, bytes: &[u8], signature: &Signature) -> bool {
         of(key, bytes) == *signature
     }
 
@@ -137,7 +169,23 @@ impl<T: Signable> Signed<T> {
     /// # Errors
     /// [`Forged`] says why it does not hold.
     pub fn verify(self, mesh: &MeshId) -> Result<Verified<T>, Forged> {
-        if verify_bytes(self.author.as_ref(), &signing_bytes(mesh, &self.body)?, &self.signature) {
+        self.verify_by(mesh, verify_bytes)
+    }
+
+    /// As [`Signed::verify`], for many of the same authors.
+    ///
+    /// # Errors
+    /// [`Forged`] says why it does not hold.
+    pub fn verify_with(self, mesh: &MeshId, keys: &mut Keys) -> Result<Verified<T>, Forged> {
+        self.verify_by(mesh, |key, bytes, signature| keys.verify_bytes(key, bytes, signature))
+    }
+
+    fn verify_by(
+        self,
+        mesh: &MeshId,
+        holds: impl FnOnce(&[u8; 32], &[u8], &Signature) -> bool,
+    ) -> Result<Verified<T>, Forged> {
+        if holds(self.author.as_ref(), &signing_bytes(mesh, &self.body)?, &self.signature) {
             return Ok(Verified(self));
         }
         let author = alloc::format!("{}", self.author);
@@ -228,6 +276,21 @@ mod tests {
     }
 
     const MESH: MeshId = MeshId([1; 32]);
+
+    #[test]
+    fn keys_that_are_remembered_judge_as_new_ones_do() {
+        let word = Signed::sign(&MESH, &key(), Word(5)).unwrap().into_signed();
+        let mut keys = Keys::default();
+        for n in 0..=u8::MAX {
+            let mut other = word.clone();
+            other.author.0[0] = n;
+            for _ in 0..2 {
+                assert_eq!(other.clone().verify_with(&MESH, &mut keys), other.clone().verify(&MESH));
+            }
+        }
+        assert!(keys.0.len() <= KEYS_MAX);
+        assert!(word.verify_with(&MESH, &mut keys).is_ok());
+    }
 
     #[test]
     fn a_signed_word_survives_the_wire() {

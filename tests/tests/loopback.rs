@@ -1,11 +1,15 @@
 //! A mesh of processes on this machine, without engines or privileges: the ledger goes on whoever is killed.
 
+use std::io::{BufRead, BufReader};
 use std::path::Path;
+use std::process::Stdio;
 
 use anyhow::{Context, Result, ensure};
 use godwit_tests::genesis::{Change, Settings};
 use godwit_tests::wait::LONG;
 use godwit_tests::{Mesh, Node, artifacts};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
 fn mesh(folder: &Path, validators: usize) -> Result<Mesh> {
     let nodes =
@@ -98,6 +102,33 @@ fn a_drain_outlives_a_restart_until_it_is_ended() -> Result<()> {
         let status = mesh.until("the site answers again", LONG, |_| node.status())?;
         ensure!(status.draining == draining, "after {wish:?}: {status:?}");
     }
+    Ok(())
+}
+
+#[test]
+fn a_follower_has_no_vote_and_ends_when_it_is_told() -> Result<()> {
+    let folder = artifacts::scratch("follow")?;
+    let mesh = mesh(&folder, 1)?;
+    let node = mesh.node(1);
+    node.stop()?;
+    let follow = ["--config", &node.config(), "follow", "--until", "1"];
+    let refused = artifacts::output(node.godwit()?.args(follow))?;
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    ensure!(!refused.status.success() && said.contains("it must vote"), "{said}");
+
+    // A site that is no member: it waits to be admitted.
+    let guest = Node::here("guest", &folder.join("guest"))?;
+    artifacts::run(guest.godwit()?.args(["--config", &guest.config(), "init", "--address", "127.0.0.1"]))?;
+    guest.put(&guest.genesis(), &std::fs::read(node.genesis()).context("read the genesis")?)?;
+    let listen = "/ip4/127.0.0.1/tcp/0";
+    let mut follow = guest.godwit()?;
+    follow.args(["--config", &guest.config(), "follow", "--set", "mdns=false", "--listen", listen]);
+    let mut follow = follow.stderr(Stdio::piped()).spawn().context("start the follower")?;
+    let mut log = BufReader::new(follow.stderr.take().context("its log")?).lines().map_while(std::io::Result::ok);
+    let waits = log.any(|line| line.contains("it waits to be admitted"));
+    ensure!(waits, "it does not say that it waits");
+    kill(Pid::from_raw(i32::try_from(follow.id()).context("pid")?), Signal::SIGINT).context("SIGINT")?;
+    ensure!(follow.wait().context("wait")?.success(), "it did not end well");
     Ok(())
 }
 

@@ -84,6 +84,19 @@ async fn answer(SiteEnd { mut asks, notices }: SiteEnd) {
                 let heights = (from..=TIP).take(most.into());
                 reply.send(Ok(heights.map(block).collect()));
             }
+            Ask::Raw { from: Height(from), most, reply } => {
+                let heights = (from..=TIP).take(most.into());
+                reply.send(Ok(heights.map(|height| height.to_le_bytes().to_vec()).collect()));
+            }
+            Ask::Find(beginning, reply) => {
+                let ids = [0x70, 0x71, 0x88].map(|byte| RecordId([byte; 32]));
+                reply.send(Ok(ids.into_iter().filter(|id| id.to_string().starts_with(&beginning)).collect()));
+            }
+            Ask::Prove(record, reply) => reply.send(if record == RecordId([0x88; 32]) {
+                Ok(include_bytes!("../../../tests/golden/valid.proof").to_vec())
+            } else {
+                Err(Fault::new(Kind::NotFound, format!("no record {record}")))
+            }),
         }
     }
 }

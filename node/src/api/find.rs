@@ -46,6 +46,7 @@ fn listing(what: &str) -> &'static str {
     match what {
         "site" => "`godwit sites`",
         "offer" => "`godwit offers`",
+        "record" => "`godwit log`",
         _ => "`godwit ps`",
     }
 }

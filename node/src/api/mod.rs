@@ -8,6 +8,7 @@
 //! Invariant: every body, wait and connection count is bounded.
 
 pub mod fault;
+pub mod raw;
 pub mod routes;
 pub mod serve;
 pub mod site;
@@ -15,7 +16,7 @@ pub mod token;
 pub mod view;
 
 mod body;
-mod find;
+pub(crate) mod find;
 mod stream;
 
 pub use fault::{Fault, Kind};

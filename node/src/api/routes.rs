@@ -12,7 +12,7 @@ use axum::response::{IntoResponse, Response};
 use axum::{Json, Router};
 use godwit_ledger::block::Height;
 use godwit_protocol::membership::{Membership, Proposal};
-use godwit_protocol::{ContainerId, OfferId, Signed, SiteId};
+use godwit_protocol::{ContainerId, OfferId, RecordId, Signed, SiteId};
 use prometheus_client::registry::Registry;
 use serde::Deserialize;
 use tokio_util::sync::CancellationToken;
@@ -24,11 +24,11 @@ use super::body::{BODY_MAX, Body, Named, Params};
 use super::fault::{Fault, Kind};
 use super::find::{Candidate, one};
 use super::site::{Ask, Notice, SiteHandle};
-use super::stream;
 use super::view::{
     Appended, BlockView, ContainerView, Deploy, Drain, Draining, HealthView, LogLine, MembersView, Migrate, OfferView,
     Offered, SiteView, StatusView, TimelineView,
 };
+use super::{raw, stream};
 
 /// The site's loop answers from memory; this long means that it hangs.
 const ANSWER_WAIT: Duration = Duration::from_secs(10);
@@ -89,6 +89,8 @@ fn described() -> OpenApiRouter<Api> {
         .routes(routes!(offer))
         .routes(routes!(timeline))
         .routes(routes!(blocks))
+        .routes(routes!(raw_blocks))
+        .routes(routes!(proof))
         .routes(routes!(events))
         .routes(routes!(metrics))
         .routes(routes!(openapi))
@@ -324,13 +326,41 @@ fn twenty() -> u16 {
     20
 }
 
+/// Committed blocks in order of height, from 1 if `from` is absent, as they are stored: each is its length in four bytes,
+/// little-endian, and its canonical bytes. There are fewer than `most` if they are large; an empty body is the end.
+#[utoipa::path(get, path = "/v1/blocks/raw", params(Range),
+    responses((status = OK, body = Vec<u8>, content_type = "application/octet-stream"), (status = "default", body = Fault)))]
+async fn raw_blocks(State(api): State<Api>, Params(Range { from, most }): Params<Range>) -> Result<Response, Fault> {
+    check_most(most)?;
+    let from = Height(from.unwrap_or(1).max(1));
+    let blocks = api.site.ask(ANSWER_WAIT, |reply| Ask::Raw { from, most, reply }).await?;
+    Ok(octets(raw::join(&blocks)))
+}
+
+/// The proof of one record, by id or a unique beginning of it, as a file for `godwit verify`.
+#[utoipa::path(get, path = "/v1/records/{record}/proof", params(("record" = String, Path)),
+    responses((status = OK, body = Vec<u8>, content_type = "application/octet-stream"), (status = "default", body = Fault)))]
+async fn proof(State(api): State<Api>, Named(name): Named) -> Result<Response, Fault> {
+    let record = api.record(&name).await?;
+    api.site.ask(ANSWER_WAIT, |reply| Ask::Prove(record, reply)).await.map(octets)
+}
+
+fn octets(bytes: Vec<u8>) -> Response {
+    ([(CONTENT_TYPE, "application/octet-stream")], bytes).into_response()
+}
+
+fn check_most(most: u16) -> Result<(), Fault> {
+    if (1..=BLOCKS_MAX).contains(&most) {
+        return Ok(());
+    }
+    Err(Fault::new(Kind::Invalid, format!("`most` is 1 to {BLOCKS_MAX}, not {most}")))
+}
+
 /// Committed blocks in order of height.
 #[utoipa::path(get, path = "/v1/blocks", params(Range),
     responses((status = OK, body = Vec<BlockView>), (status = "default", body = Fault)))]
 async fn blocks(State(api): State<Api>, Params(Range { from, most }): Params<Range>) -> Answer<Vec<BlockView>> {
-    if !(1..=BLOCKS_MAX).contains(&most) {
-        return Err(Fault::new(Kind::Invalid, format!("`most` is 1 to {BLOCKS_MAX}, not {most}")));
-    }
+    check_most(most)?;
     let from = match from {
         Some(height) => height.max(1),
         None => {
@@ -379,6 +409,15 @@ impl Api {
         }
         let offers = self.site.ask(ANSWER_WAIT, Ask::Offers).await?;
         one("offer", name, &offer_candidates(&offers))
+    }
+
+    async fn record(&self, name: &str) -> Result<RecordId, Fault> {
+        if let Ok(id) = name.parse() {
+            return Ok(id);
+        }
+        let found = self.site.ask(ANSWER_WAIT, |reply| Ask::Find(name.to_owned(), reply)).await?;
+        let candidates: Vec<_> = found.into_iter().map(|id| Candidate { id, name: String::new() }).collect();
+        one("record", name, &candidates)
     }
 
     async fn site_named(&self, name: &str) -> Result<SiteId, Fault> {

@@ -27,6 +27,9 @@ pub const NOTICES_MAX: usize = 1024;
 /// Log lines between the engine and a slow reader; the engine waits when it is full.
 pub const LOG_LINES_MAX: usize = 256;
 
+/// Records that are looked at when the beginning of an id is given: more of them would only be listed as too many.
+pub const FOUND_MAX: usize = 16;
+
 /// One request to the site.
 #[derive(Debug)]
 pub enum Ask {
@@ -97,6 +100,19 @@ pub enum Ask {
         /// Fewer if the chain ends before.
         reply: Reply<Vec<BlockView>>,
     },
+    /// Committed blocks as they are stored: canonical bytes, for whoever verifies them.
+    Raw {
+        /// The first.
+        from: Height,
+        /// How many at most.
+        most: u16,
+        /// Fewer if the chain ends before, or if they are large.
+        reply: Reply<Vec<Vec<u8>>>,
+    },
+    /// Committed records whose ids begin so, at most [`FOUND_MAX`].
+    Find(String, Reply<Vec<RecordId>>),
+    /// The proof of a committed record, as a file.
+    Prove(RecordId, Reply<Vec<u8>>),
 }
 
 /// Where an answer goes. Dropped unused it answers "unavailable".

@@ -114,6 +114,12 @@ async fn each_request_has_its_status_and_each_refusal_its_reason() {
         (Method::GET, "/v1/blocks?most=0".into(), None, 400),
         (Method::GET, "/v1/blocks?most=257".into(), None, 400),
         (Method::GET, "/v1/blocks?from=-1".into(), None, 400),
+        (Method::GET, "/v1/blocks/raw?from=2&most=2".into(), None, 200),
+        (Method::GET, "/v1/blocks/raw?most=0".into(), None, 400),
+        (Method::GET, "/v1/records/88/proof".into(), None, 200),
+        (Method::GET, "/v1/records/70/proof".into(), None, 404),
+        (Method::GET, "/v1/records/7/proof".into(), None, 409),
+        (Method::GET, "/v1/records/zz/proof".into(), None, 404),
         (Method::GET, "/v1/nothing".into(), None, 404),
         (Method::PUT, "/v1/status".into(), None, 405),
         // The fake site drops this one.
@@ -286,6 +292,14 @@ async fn log_lines_are_json_lines() {
 }
 
 #[tokio::test]
+async fn raw_blocks_come_as_they_are_stored_until_there_are_none() {
+    let served = serve(fake::site()).await;
+    let body = served.get("/v1/blocks/raw?from=2").await.bytes().await.unwrap();
+    assert_eq!(super::raw::split(&body), Some(vec![2_u64.to_le_bytes().to_vec(), 3_u64.to_le_bytes().to_vec()]));
+    assert!(served.get("/v1/blocks/raw?from=4").await.bytes().await.unwrap().is_empty());
+}
+
+#[tokio::test]
 async fn metrics_are_those_of_the_registry() {
     let served = serve(fake::site()).await;
     let answer = served.get("/metrics").await;
@@ -298,6 +312,7 @@ const ROUTES: &[(&str, &str)] = &[
     ("get", "/metrics"),
     ("post", "/v1/approvals"),
     ("get", "/v1/blocks"),
+    ("get", "/v1/blocks/raw"),
     ("get", "/v1/containers"),
     ("post", "/v1/containers"),
     ("delete", "/v1/containers/{container}"),
@@ -314,6 +329,7 @@ const ROUTES: &[(&str, &str)] = &[
     ("get", "/v1/offers/{offer}"),
     ("get", "/v1/offers/{offer}/timeline"),
     ("get", "/v1/openapi.json"),
+    ("get", "/v1/records/{record}/proof"),
     ("get", "/v1/sites"),
     ("get", "/v1/status"),
 ];
@@ -331,7 +347,7 @@ async fn the_description_lists_exactly_the_routes_that_there_are() {
     assert_eq!(listed, ROUTES);
     for path in paths.keys() {
         for method in ["get", "post", "put", "patch", "delete"] {
-            let name = path.replace("{container}", "cam").replace("{offer}", "9c");
+            let name = path.replace("{container}", "cam").replace("{offer}", "9c").replace("{record}", "88");
             let method_name: Method = method.to_uppercase().parse().unwrap();
             let answer = served.request(method_name, &name).send().await.unwrap();
             let there = answer.status() != StatusCode::METHOD_NOT_ALLOWED;

@@ -4,11 +4,13 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
+use godwit_ledger::audit::Checkpoint;
 use godwit_protocol::membership::Role;
 use godwit_protocol::{Bytes, ClientId, Dbm, MeshId, MilliCpu, Millis};
 use libp2p::Multiaddr;
 
 use super::client::Endpoint;
+use super::export::Format;
 use super::input;
 use crate::api::view::Port;
 use crate::config::Setting;
@@ -193,20 +195,57 @@ Examples:
     /// Print what happens at the site, as it happens, as JSON lines
     #[command(after_help = "Examples:\n  godwit events | jq -c 'select(.kind == \"step\")'")]
     Events,
-    /// Verify a copy of the ledger offline: hash chain, certificates, replay of the state
+    /// Verify a ledger: hash chain, certificates, signatures, replay of the state
     #[command(after_help = "\
 Examples:
   godwit audit /var/lib/godwit
   godwit audit --genesis genesis.toml ./copy-of-faro
+  godwit audit --live
+  godwit audit --checkpoint 4711:0f3c...9a /var/lib/godwit
 
-Names the first bad block, with exit code 1, if there is one.")]
-    Audit {
-        /// A site's data folder, or a copy of it
-        #[arg(value_name = "DIR")]
-        dir: PathBuf,
-        /// The genesis that you trust [default: the configured one]
-        #[arg(long, value_name = "FILE")]
-        genesis: Option<PathBuf>,
+Names the first bad block, with exit code 1, if there is one. An audit prints the tip: the last block's hash, by which a
+later one can be told what was verified before. Up to such a checkpoint certificates are not verified again.")]
+    Audit(AuditArgs),
+    /// Make a proof of one record, for somebody who has no copy of the ledger
+    #[command(after_help = "\
+Examples:
+  godwit log
+  godwit prove 9c1f > receipt.proof
+  godwit prove --dir ./copy-of-faro --genesis genesis.toml --out receipt.proof 9c1f")]
+    Prove(ProveArgs),
+    /// Verify a proof of one record, with no copy of the ledger and no site
+    #[command(after_help = "\
+Examples:
+  godwit verify --genesis genesis.toml receipt.proof
+  godwit verify --mesh 5f0c...e1 receipt.proof
+  godwit verify receipt.proof
+
+Exit code 1 if it proves nothing. Without a genesis or the mesh's id, compare the id that it prints.")]
+    Verify(VerifyArgs),
+    /// Write the ledger's records as JSON Lines, CSV or Parquet
+    #[command(after_help = "\
+Examples:
+  godwit export --live > records.jsonl
+  godwit export --from 1000 --to 2000 --out records.csv /var/lib/godwit
+  godwit export --format parquet --out records.parquet ./copy-of-faro
+
+It verifies nothing: see `godwit audit`.")]
+    Export(ExportArgs),
+    /// Keep a verified copy of the ledger, without a vote: an observer's program
+    #[command(after_help = "\
+Examples:
+  godwit init -c ./auditor/godwit.toml --name auditor --role observer --address 192.0.2.9
+  godwit follow -c ./auditor/godwit.toml
+  godwit follow -c ./auditor/godwit.toml --until 4711
+  godwit audit ./auditor/data
+
+The validators must admit its member line first: `godwit member --help`. It needs no container engine. Ctrl-C ends it.")]
+    Follow {
+        /// End once the block of this height is there
+        #[arg(long, value_name = "HEIGHT")]
+        until: Option<u64>,
+        #[command(flatten)]
+        settings: SettingArgs,
     },
     /// The mesh's members: list, and change by the approval of the validators
     #[command(subcommand)]
@@ -509,6 +548,84 @@ pub struct PetitionArgs {
     /// Even if too few of those that would validate are connected to this site
     #[arg(long)]
     pub force: bool,
+}
+
+/// Where a ledger is.
+#[derive(Args, Debug)]
+#[group(required = true, multiple = false)]
+#[allow(missing_docs)]
+pub struct SourceArgs {
+    /// A site's data folder, or a copy of it
+    #[arg(value_name = "DIR")]
+    pub dir: Option<PathBuf>,
+    /// The running site's
+    #[arg(long)]
+    pub live: bool,
+}
+
+/// `godwit audit`.
+#[derive(Args, Debug)]
+#[allow(missing_docs)]
+pub struct AuditArgs {
+    #[command(flatten)]
+    pub source: SourceArgs,
+    /// The genesis that you trust [default: the configured one]
+    #[arg(long, value_name = "FILE")]
+    pub genesis: Option<PathBuf>,
+    /// A block that you trust, by its height and hash
+    #[arg(long, value_name = "HEIGHT:HASH")]
+    pub checkpoint: Option<Checkpoint>,
+}
+
+/// `godwit prove`.
+#[derive(Args, Debug)]
+#[allow(missing_docs)]
+pub struct ProveArgs {
+    /// The record's id or a unique beginning of it
+    pub record: String,
+    /// Take it from a site's data folder, or a copy of it, instead of the running site
+    #[arg(long, value_name = "DIR")]
+    pub dir: Option<PathBuf>,
+    /// The mesh's genesis, for --dir [default: the configured one]
+    #[arg(long, value_name = "FILE", requires = "dir")]
+    pub genesis: Option<PathBuf>,
+    /// The file to write [default: standard output]
+    #[arg(long, short, value_name = "FILE")]
+    pub out: Option<PathBuf>,
+}
+
+/// `godwit verify`.
+#[derive(Args, Debug)]
+#[allow(missing_docs)]
+pub struct VerifyArgs {
+    /// The proof, or - for standard input
+    pub file: PathBuf,
+    /// The genesis that you trust
+    #[arg(long, value_name = "FILE", conflicts_with = "mesh")]
+    pub genesis: Option<PathBuf>,
+    /// The id of the mesh that you trust
+    #[arg(long, value_name = "ID")]
+    pub mesh: Option<MeshId>,
+}
+
+/// `godwit export`.
+#[derive(Args, Debug)]
+#[allow(missing_docs)]
+pub struct ExportArgs {
+    #[command(flatten)]
+    pub source: SourceArgs,
+    /// What to write [default: by the file's name, else jsonl]
+    #[arg(long, value_name = "FORMAT")]
+    pub format: Option<Format>,
+    /// The first height
+    #[arg(long, value_name = "HEIGHT", default_value_t = 1)]
+    pub from: u64,
+    /// The last height [default: the last there is]
+    #[arg(long, value_name = "HEIGHT")]
+    pub to: Option<u64>,
+    /// The file to write; one that exists is replaced [default: standard output]
+    #[arg(long, short, value_name = "FILE")]
+    pub out: Option<PathBuf>,
 }
 
 /// `godwit client`.

@@ -150,6 +150,13 @@ impl ApiClient {
         read(response, path).await
     }
 
+    /// Asks for bytes that are at a path.
+    pub async fn bytes(&self, path: &[&str], query: &[(&str, String)]) -> Result<Vec<u8>, ApiError> {
+        let response = self.send(Method::GET, path, query, None::<&()>).await?;
+        let bytes = response.bytes().await.map_err(|source| ApiError::Answer { what: path.join("/"), source })?;
+        Ok(bytes.into())
+    }
+
     /// Sends a body and reads the answer.
     pub async fn post<B: Serialize, T: DeserializeOwned>(&self, path: &[&str], body: &B) -> Result<T, ApiError> {
         let response = self.send(Method::POST, path, &[], Some(body)).await?;

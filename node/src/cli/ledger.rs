@@ -1,18 +1,13 @@
-//! `log`, `events`, `audit`.
-
-use std::path::Path;
+//! `log`, `events`.
 
 use futures::StreamExt;
 
 use super::client::ApiClient;
 use super::failure::Failure;
 use super::out::Out;
-use super::seam::{self, Audited};
-use super::table::{fields, moment, or_dash, short};
+use super::table::{moment, short};
 use crate::api::site::Notice;
 use crate::api::view::BlockView;
-use crate::config::Config;
-use crate::genesis;
 
 /// `godwit log`.
 pub async fn log(api: &ApiClient, from: Option<u64>, most: u16, follow: bool, out: Out) -> Result<(), Failure> {
@@ -66,7 +61,8 @@ pub(super) fn block_text(block: &BlockView) -> String {
         block.round
     );
     for record in &block.records {
-        text.push_str(&format!("  {:<10}  {:<16}  {}\n", record.kind, record.author_name, record.summary));
+        let (id, kind, author) = (short(&record.record), &record.kind, &record.author_name);
+        text.push_str(&format!("  {id}  {kind:<10}  {author:<16}  {}\n", record.summary));
     }
     text
 }
@@ -78,38 +74,4 @@ pub async fn events(api: &ApiClient, out: Out) -> Result<(), Failure> {
         out.json_line(&notice?)?;
     }
     Err(Failure::Verdict("the site stopped".to_owned()))
-}
-
-/// `godwit audit`.
-pub fn audit(dir: &Path, genesis_file: Option<&Path>, config: Option<&Path>, out: Out) -> Result<(), Failure> {
-    let genesis = match genesis_file {
-        Some(file) => genesis::read(file)?,
-        None => genesis::read(&Config::load(config, std::env::vars(), &[])?.genesis)?,
-    };
-    let bar = out.progress("audit");
-    let audited = seam::audit(dir, &genesis, &mut |height| bar.set_message(format!("audit: block {height}")));
-    bar.finish_and_clear();
-    let audited = audited?;
-    out.show(&audited, audited_text)?;
-    match audited {
-        Audited::Ok(_) => Ok(()),
-        Audited::Bad { height, reason } => Err(Failure::Verdict(format!("audit: block {height} is bad: {reason}"))),
-    }
-}
-
-pub(super) fn audited_text(audited: &Audited) -> String {
-    let Audited::Ok(report) = audited else { return String::new() };
-    let kinds: Vec<_> = report.records.iter().map(|(kind, n)| format!("{n} {kind}")).collect();
-    let mut text = fields(&[
-        ("mesh", report.mesh.to_string()),
-        ("blocks", format!("{}, the last at {} UTC", report.height, moment(report.time))),
-        ("tip", report.tip.to_string()),
-        ("state root", report.root.to_string()),
-        ("records", or_dash(Some(kinds.join(", ")))),
-        ("members", report.members.to_string()),
-        ("containers", report.containers.to_string()),
-        ("open offers", report.open_offers.to_string()),
-    ]);
-    text.push_str(&format!("{}\n", console::style("audit: OK").green().bold()));
-    text
 }

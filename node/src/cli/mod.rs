@@ -1,15 +1,18 @@
 //! The command line: what an operator types, and what comes back.
 //!
-//! Commands that concern a running site are requests to its API; `init`, `genesis`, `config`, `doctor` and `audit` work
-//! on files; `run` is the site itself; `client` is a vehicle's or device's side.
+//! Commands that concern a running site are requests to its API; `init`, `genesis`, `config`, `doctor`, `audit`, `verify`
+//! and `export` work on files; `run` is the site itself, `follow` an auditor's; `client` is a vehicle's or device's side.
 //!
 //! Invariant: standard output carries what was asked for and nothing else; progress and errors go to standard error.
 
 mod args;
+mod audit;
 mod client;
 mod containers;
 mod doctor;
+mod export;
 mod failure;
+mod follow;
 mod found;
 mod input;
 mod ledger;
@@ -18,8 +21,10 @@ mod member;
 mod moves;
 mod out;
 mod petition;
+mod proof;
 pub mod seam;
 mod site;
+mod source;
 mod table;
 mod vehicle;
 
@@ -85,7 +90,11 @@ pub async fn run(cli: Cli) -> Result<(), Failure> {
         Command::Timeline { offer } => moves::timeline(&api()?, &offer, out).await,
         Command::Log { from, most, follow } => ledger::log(&api()?, from, most, follow, out).await,
         Command::Events => ledger::events(&api()?, out).await,
-        Command::Audit { dir, genesis } => ledger::audit(&dir, genesis.as_deref(), config, out),
+        Command::Audit(args) => audit::audit(args, config, api, out).await,
+        Command::Prove(args) => proof::prove(&args, config, api).await,
+        Command::Verify(args) => proof::verify(&args, out),
+        Command::Export(args) => export::export(args, api, out).await,
+        Command::Follow { until, settings } => follow::follow(config, &settings, until, out).await,
         Command::Member(MemberCommand::List) => member::list(&api()?, out).await,
         Command::Member(MemberCommand::Admit { member, force }) => member::admit(&api()?, &member, force, out).await,
         Command::Member(MemberCommand::Promote(args)) => member::change(&api()?, Verb::Promote, &args, out).await,

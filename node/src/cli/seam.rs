@@ -3,16 +3,19 @@
 //! The types are the contract; each function hands over to the module that does the work.
 
 use std::path::Path;
+use std::time::{Duration, Instant};
 
-use godwit_ledger::audit::Report;
-use godwit_ledger::block::Committed;
+use godwit_ledger::audit::{Auditor, Checkpoint, Progress, Report, Stored};
 use godwit_ledger::genesis::Genesis;
 use godwit_ledger::store::Archive;
+use godwit_protocol::Message;
 use serde::Serialize;
 
 use super::failure::Failure;
 use crate::api::fault::chain;
 use crate::config::Config;
+use crate::run::History;
+use crate::run::follow::Followed;
 use crate::runtime;
 
 /// The outcome of one check of `godwit doctor`.
@@ -53,7 +56,7 @@ pub enum Verdict {
 #[serde(tag = "verdict", rename_all = "kebab-case")]
 pub enum Audited {
     /// Every block verifies.
-    Ok(Report),
+    Ok(Verified),
     /// A block does not.
     Bad {
         /// The height that was due; 0 for the genesis.
@@ -63,24 +66,86 @@ pub enum Audited {
     },
 }
 
-/// Verifies blocks from height 1 on; tells `progress` each height as it is reached.
-pub fn judge<E>(
+/// An honest ledger, and what it took to see that.
+#[derive(Debug, Serialize)]
+pub struct Verified {
+    /// The ledger in figures.
+    #[serde(flatten)]
+    pub report: Report,
+    /// What was trusted besides the genesis.
+    pub checkpoint: Option<Checkpoint>,
+    /// How long it took.
+    pub took_ms: u64,
+    /// Signatures verified in a second.
+    pub signatures_per_s: u64,
+}
+
+/// Verifies blocks from height 1 on; tells `progress` how far it is, and since when.
+pub fn judge<B, E>(
     genesis: &Genesis,
-    blocks: impl IntoIterator<Item = Result<Committed, E>>,
-    progress: &mut dyn FnMut(u64),
+    checkpoint: Option<Checkpoint>,
+    blocks: impl IntoIterator<Item = Result<B, E>>,
+    progress: &mut dyn FnMut(Progress, Duration),
 ) -> Audited
 where
+    B: Into<Stored>,
     E: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    let told = blocks.into_iter().inspect(|block| {
-        if let Ok(committed) = block {
-            progress(committed.block.header.height.0);
+    let begun = Instant::now();
+    let audited = Auditor::new(genesis)
+        .and_then(|auditor| auditor.trusting(checkpoint).run(blocks, &mut |at| progress(at, begun.elapsed())));
+    match audited {
+        Ok(report) => {
+            let took = begun.elapsed();
+            let (took_ms, signatures_per_s) = (millis(took), per_second(report.signatures, took));
+            Audited::Ok(Verified { report, checkpoint, took_ms, signatures_per_s })
         }
-    });
-    match godwit_ledger::audit::audit(genesis, told) {
-        Ok(report) => Audited::Ok(report),
         Err(finding) => Audited::Bad { height: finding.height.0, reason: chain(&finding.fault) },
     }
+}
+
+fn millis(span: Duration) -> u64 {
+    u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// So many in a second.
+pub fn per_second(count: u64, span: Duration) -> u64 {
+    count.saturating_mul(1000) / millis(span).max(1)
+}
+
+/// Opens a site's data folder, a copy of it, or the ledger in it by itself. Nothing in it is believed.
+///
+/// # Errors
+/// If there is no ledger.
+pub fn archive(dir: &Path) -> Result<Archive, Failure> {
+    let ledger = Some(dir.join(crate::run::LEDGER)).filter(|ledger| ledger.is_dir()).unwrap_or_else(|| dir.to_owned());
+    Archive::open(&ledger).map_err(|error| Failure::Part {
+        what: "open the ledger",
+        source: error.into(),
+        remedy: Some("name a site's data folder, or a copy of its folder `ledger`".to_owned()),
+    })
+}
+
+/// One line about what a record says, with the names that a genesis gives.
+pub fn summary(genesis: &Genesis, message: &Message) -> String {
+    let mut names = History::default();
+    for member in genesis.members.iter() {
+        names.name_site(member.site, member.name.as_str());
+    }
+    crate::run::summary(message, &names)
+}
+
+/// Follows the ledger until it is told to stop by a signal, or has the block of this height.
+///
+/// # Errors
+/// What kept it from starting, or ended it.
+pub async fn follow(
+    config: Config,
+    until: Option<u64>,
+    told: &mut (dyn FnMut(&Followed) + Send),
+) -> Result<Followed, Failure> {
+    let failed = |error: anyhow::Error| Failure::Part { what: "follow the ledger", source: error.into(), remedy: None };
+    crate::run::follow::follow(config, until, told).await.map_err(failed)
 }
 
 /// Runs the site until it is told to stop by a signal.
@@ -96,19 +161,4 @@ pub async fn run(config: Config) -> Result<(), Failure> {
 pub async fn engine_checks(config: &Config) -> Vec<Check> {
     let found = runtime::doctor::checks(&config.docker, Path::new("criu"), &config.data_dir).await;
     found.into_iter().map(|check| Check::new(check.name, check.ok, check.found, check.remedy)).collect()
-}
-
-/// Verifies a data folder's ledger by [`judge`].
-///
-/// # Errors
-/// If the folder cannot be opened. A bad block is a finding, not an error.
-pub fn audit(dir: &Path, genesis: &Genesis, progress: &mut dyn FnMut(u64)) -> Result<Audited, Failure> {
-    // The data folder of a site, or the ledger in it by itself.
-    let ledger = Some(dir.join(crate::run::LEDGER)).filter(|ledger| ledger.is_dir()).unwrap_or_else(|| dir.to_owned());
-    let archive = Archive::open(&ledger).map_err(|error| Failure::Part {
-        what: "open the ledger",
-        source: error.into(),
-        remedy: Some("name a site's data folder, or a copy of its folder `ledger`".to_owned()),
-    })?;
-    Ok(judge(genesis, archive.blocks(), progress))
 }

@@ -1,5 +1,6 @@
 //! What can be typed, what is printed, and the commands against a fake site.
 
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -44,6 +45,7 @@ fn the_examples_in_the_help_can_be_typed() {
             let typed = line.split(['|', '>', ';']).next().unwrap_or_default().trim();
             // The founding example explains itself after two spaces, and ids are abridged.
             let typed = typed.split("  ").next().unwrap_or_default().replace("5f0c...e1", &"5f".repeat(32));
+            let typed = typed.replace("0f3c...9a", &"0f".repeat(32));
             found.push(typed);
         }
         command.get_subcommands().for_each(|sub| examples(sub, found));
@@ -71,6 +73,15 @@ fn what_makes_no_sense_is_refused() {
         ("godwit deploy a b", ErrorKind::UnknownArgument),
         ("godwit stop", ErrorKind::MissingRequiredArgument),
         ("godwit log --most 0", ErrorKind::ValueValidation),
+        ("godwit audit", ErrorKind::MissingRequiredArgument),
+        ("godwit audit --live /var/lib/godwit", ErrorKind::ArgumentConflict),
+        ("godwit audit --checkpoint 17 /var/lib/godwit", ErrorKind::ValueValidation),
+        ("godwit prove", ErrorKind::MissingRequiredArgument),
+        ("godwit prove --genesis g 9c1f", ErrorKind::MissingRequiredArgument),
+        ("godwit verify --mesh 5f a.proof", ErrorKind::ValueValidation),
+        ("godwit export --format xml /var/lib/godwit", ErrorKind::InvalidValue),
+        ("godwit export --out a.csv", ErrorKind::MissingRequiredArgument),
+        ("godwit follow --until soon", ErrorKind::ValueValidation),
         ("godwit --api ftp://x ps", ErrorKind::ValueValidation),
         ("godwit member approve", ErrorKind::MissingRequiredArgument),
         ("godwit member promote", ErrorKind::MissingRequiredArgument),
@@ -125,7 +136,7 @@ fn completions_know_the_commands() {
         let mut script = Vec::new();
         clap_complete::generate(shell, &mut Cli::command(), "godwit", &mut script);
         let script = String::from_utf8(script).unwrap();
-        for command in ["timeline", "migrate", "doctor"] {
+        for command in ["timeline", "migrate", "doctor", "prove", "follow"] {
             assert!(script.contains(command), "{shell}: {command}");
         }
     }
@@ -171,7 +182,7 @@ moved 1.5 MiB
 
     let expected = "\
 block 2 111111111111  2026-11-22 04:15:07.123 UTC  by porto, 3 signers, round 0
-  abort       porto             attempt 1 of 9c9c9c9c: silent
+  070707070707  abort       porto             attempt 1 of 9c9c9c9c: silent
 ";
     assert_eq!(ledger::block_text(&fake::block(2)), expected);
 
@@ -289,12 +300,74 @@ fn an_audit_tells_an_honest_ledger_from_a_bad_one() {
         clock_bound_ms: 500,
         members: List::first([founder]),
     };
-    let honest = seam::judge(&genesis, Vec::<Result<_, std::io::Error>>::new(), &mut |_| ());
+    let none: [io::Result<Vec<u8>>; 0] = [];
+    let honest = seam::judge(&genesis, None, none, &mut |_, _| ());
     console::set_colors_enabled(false);
-    assert!(ledger::audited_text(&honest).ends_with("audit: OK\n"));
-    let torn = seam::judge(&genesis, [Err(std::io::Error::other("a torn page"))], &mut |_| ());
+    assert!(audit::audited_text(&honest).ends_with("audit: OK\n"));
+    let json = serde_json::to_value(&honest).unwrap();
+    assert_eq!((json["verdict"].as_str(), json["signatures"].as_u64()), (Some("ok"), Some(0)));
+    let torn: [io::Result<Vec<u8>>; 1] = [Err(io::Error::other("a torn page"))];
+    let torn = seam::judge(&genesis, None, torn, &mut |_, _| ());
     let json = serde_json::to_value(&torn).unwrap();
     assert_eq!((json["verdict"].as_str(), json["height"].as_u64()), (Some("bad"), Some(1)));
     assert!(json["reason"].as_str().unwrap().contains("a torn page"), "{json}");
-    assert_eq!(ledger::audited_text(&torn), "");
+    assert_eq!(audit::audited_text(&torn), "");
+}
+
+fn golden(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden").join(name)
+}
+
+#[tokio::test]
+async fn a_proof_is_written_by_a_site_and_verified_without_it() {
+    let site = answering().await;
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("a.proof");
+    typed(&site, &format!("prove 88 --out {}", file.display())).await.unwrap();
+    assert_eq!(std::fs::read(&file).unwrap(), std::fs::read(golden("valid.proof")).unwrap());
+    let absent = typed(&site, &format!("prove 71 --out {}", file.display())).await.unwrap_err();
+    assert!(absent.text(false).contains("no record"), "{}", absent.text(false));
+
+    let bundle = godwit_ledger::bundle::Bundle::from_bytes(&std::fs::read(&file).unwrap()).unwrap();
+    let genesis = folder.path().join("genesis.toml");
+    crate::genesis::write_new(&genesis, &bundle.genesis).unwrap();
+    for trust in
+        [String::new(), format!("--mesh {}", bundle.genesis.mesh()), format!("--genesis {}", genesis.display())]
+    {
+        let verify = format!("godwit verify {} {trust}", file.display());
+        run(parse(verify.trim()).unwrap()).await.unwrap();
+    }
+    let other = format!("godwit verify {} --mesh {}", file.display(), "5f".repeat(32));
+    let refused = run(parse(&other).unwrap()).await.unwrap_err().text(false);
+    assert!(refused.contains("it is of mesh"), "{refused}");
+}
+
+#[tokio::test]
+async fn a_bad_proof_is_refused_by_what_is_wrong_with_it() {
+    let index = std::fs::read_to_string(golden("proofs.txt")).unwrap();
+    for line in index.lines() {
+        let (name, verdict) = line.split_once('\t').unwrap();
+        let judged = run(parse(&format!("godwit verify {}", golden(name).display())).unwrap()).await;
+        match judged {
+            Ok(()) => assert!(verdict.starts_with("ok "), "{line}"),
+            Err(failure) => assert!(failure.text(false).contains(verdict), "{line}: {}", failure.text(false)),
+        }
+    }
+}
+
+#[test]
+fn what_was_proved_is_told_in_words_and_what_is_to_be_compared_is_said() {
+    console::set_colors_enabled(false);
+    let bytes = std::fs::read(golden("valid.proof")).unwrap();
+    let bundle = godwit_ledger::bundle::Bundle::from_bytes(&bytes).unwrap();
+    let proved = bundle.check().unwrap();
+    let text = proof::shown_text(&proof::shown(&bundle.genesis, proved.clone(), None));
+    for told in
+        ["block       12, its record 3 of 5\n", "signed by   3 of 4 validators: ", "says        register: counter"]
+    {
+        assert!(text.contains(told), "{told}: {text}");
+    }
+    assert!(text.contains("Compare the mesh's id above"), "{text}");
+    let text = proof::shown_text(&proof::shown(&bundle.genesis, proved.clone(), Some(proved.mesh)));
+    assert!(text.ends_with("verify: OK\n"), "{text}");
 }

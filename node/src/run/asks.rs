@@ -15,7 +15,7 @@ use godwit_protocol::effect::Effect;
 use godwit_protocol::membership::{Membership, Proposal, Role};
 use godwit_protocol::register::{Register, Retire};
 use godwit_protocol::site::{self, Wish};
-use godwit_protocol::{Address, Bytes, ContainerId, Message, MilliCpu, OfferId, Signed, SiteId};
+use godwit_protocol::{Address, Bytes, ContainerId, Message, MilliCpu, OfferId, RecordId, Signed, SiteId};
 use tokio::sync::{mpsc, oneshot};
 
 use super::host::{Fatal, Fate, Host, Order, now, suspended_remedy};
@@ -63,6 +63,9 @@ impl Host {
             Ask::Offers(reply) => reply.send(Ok(self.history.offers())),
             Ask::Timeline(offer, reply) => reply.send(self.timeline(&offer)),
             Ask::Log { from, most, reply } => reply.send(self.log(from, most)),
+            Ask::Raw { from, most, reply } => reply.send(self.ledger.raw(from, most).map_err(|e| Fault::failed(&e))),
+            Ask::Find(beginning, reply) => reply.send(self.ledger.find(&beginning).map_err(|e| Fault::failed(&e))),
+            Ask::Prove(record, reply) => reply.send(self.prove(&record)),
         }
         Ok(())
     }
@@ -189,7 +192,7 @@ impl Host {
         Ok(signed.into_signed())
     }
 
-    fn submit(&mut self, membership: Membership, reply: Reply<godwit_protocol::RecordId>) -> Result<(), Fatal> {
+    fn submit(&mut self, membership: Membership, reply: Reply<RecordId>) -> Result<(), Fatal> {
         let id = self.append(Message::Membership(membership))?;
         let (fate, told) = oneshot::channel();
         self.waiting.insert(id, fate);
@@ -335,7 +338,7 @@ impl Host {
             Some(offer) => {
                 let offer = *offer;
                 let (fate, told) = oneshot::channel();
-                self.waiting.insert(godwit_protocol::RecordId(offer.0), fate);
+                self.waiting.insert(RecordId(offer.0), fate);
                 tokio::spawn(async move { reply.send(settled(told.await).map(|()| offer)) });
             }
             None => {
@@ -384,6 +387,15 @@ impl Host {
     fn log(&self, from: Height, most: u16) -> Result<Vec<BlockView>, Fault> {
         let blocks = self.ledger.blocks(from, most.min(BLOCKS_MAX)).map_err(|error| Fault::failed(&error))?;
         Ok(blocks.into_iter().map(|committed| self.block(&committed)).collect())
+    }
+
+    fn prove(&self, record: &RecordId) -> Result<Vec<u8>, Fault> {
+        let bundle = self.ledger.prove(record).map_err(|error| Fault::failed(&error))?;
+        let bundle = bundle.ok_or_else(|| {
+            Fault::new(Kind::NotFound, format!("record {record} is not in the ledger"))
+                .remedy("`godwit log` lists them")
+        })?;
+        bundle.to_bytes().map_err(|error| Fault::failed(&error))
     }
 
     fn block(&self, committed: &Committed) -> BlockView {

@@ -1,24 +1,32 @@
 //! Hosts the replica: its write-ahead log, its store, its timers.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::task;
 use std::time::Duration;
 
+use anyhow::Context;
+use ed25519_dalek::SigningKey;
 use futures::ready;
 use godwit_ledger::block::{Committed, Height};
+use godwit_ledger::bundle::Bundle;
+use godwit_ledger::genesis::Genesis;
 use godwit_ledger::record::SignedRecord;
-use godwit_ledger::replica::{Effect, Input, LedgerMessage, Replica, TimerToken};
+use godwit_ledger::replica::{self, Commit, Effect, Input, LedgerMessage, NotAppended, Replica, TimerToken};
 use godwit_ledger::state::State;
 use godwit_ledger::store::{Disk, Store, StoreError};
 use godwit_ledger::wal::{Wal, WalError};
+use godwit_protocol::evidence::Evidence;
 use godwit_protocol::membership::Role;
-use godwit_protocol::{Malformed, Millis, Signed, SiteId, Time, encode};
+use godwit_protocol::{Malformed, Millis, RecordId, Signed, SiteId, Time, encode};
 use tokio_util::time::DelayQueue;
-use tracing::{debug, error, warn};
+use tracing::{debug, error, info, warn};
 
 use super::history::History;
 use super::host::{Fatal, Host};
 use crate::api::fault::chain;
+use crate::api::site::FOUND_MAX;
+use crate::key;
 use crate::net::{ClientSet, Endpoint, MemberInfo, MemberSet};
 
 /// How many blocks are read again at the start for what the history remembers: its offers' and more.
@@ -42,6 +50,20 @@ pub enum Error {
     Encode(#[from] Malformed),
 }
 
+/// What a replica wants of its host.
+pub enum Left {
+    /// A block was decided, and is stored.
+    Committed(Box<Commit>),
+    /// A record of this site will not be committed.
+    Refused { id: RecordId, why: NotAppended },
+    /// A record of this site is to be gossiped.
+    Gossip(Box<SignedRecord>),
+    /// A site did what a correct one does not.
+    Misbehaved,
+    /// A validator contradicted itself.
+    Accuse(Box<Evidence>),
+}
+
 /// The replica with what it writes to.
 pub struct Ledger {
     replica: Replica,
@@ -53,8 +75,18 @@ pub struct Ledger {
 }
 
 impl Ledger {
-    pub fn new(replica: Replica, wal: Wal, store: Disk) -> Self {
-        Self { replica, wal, store, timers: DelayQueue::new(), given_up: BTreeMap::new() }
+    /// Opens what a data folder holds, or founds the ledger there; with the key that the ledger knows the site by.
+    pub fn open(data: &Path, founding: &Genesis, key: &Path) -> anyhow::Result<(Self, SigningKey)> {
+        std::fs::create_dir_all(data).with_context(|| format!("make the data folder {}", data.display()))?;
+        let (store, state) = Disk::open(&data.join(super::LEDGER), founding)?;
+        let key = current_key(key, &state)?;
+        let log = Wal::open(&data.join("wal"))?;
+        if log.torn > 0 {
+            info!(bytes = log.torn, "cut off what a crash left incomplete at the end of the write-ahead log");
+        }
+        let replica = Replica::new(replica::Config { key: key.clone() }, state, &log.entries)?;
+        let (timers, given_up) = (DelayQueue::new(), BTreeMap::new());
+        Ok((Self { replica, wal: log.wal, store, timers, given_up }, key))
     }
 
     pub fn state(&self) -> &State {
@@ -78,6 +110,18 @@ impl Ledger {
 
     pub fn blocks(&self, from: Height, most: u16) -> Result<Vec<Committed>, StoreError> {
         self.store.blocks(from).take(usize::from(most)).collect()
+    }
+
+    pub fn raw(&self, from: Height, most: u16) -> Result<Vec<Vec<u8>>, StoreError> {
+        self.store.raw(from, most.into())
+    }
+
+    pub fn find(&self, beginning: &str) -> Result<Vec<RecordId>, StoreError> {
+        self.store.find(beginning, FOUND_MAX)
+    }
+
+    pub fn prove(&self, record: &RecordId) -> Result<Option<Bundle>, StoreError> {
+        self.store.prove(self.state().founding(), record)
     }
 
     /// Tells what has happened so far, as far as it is remembered.
@@ -135,44 +179,90 @@ impl Ledger {
     }
 }
 
+impl Ledger {
+    /// Does what the replica wants, as far as log, store, timers and network go; what is left is its host's.
+    pub fn perform(&mut self, net: &Endpoint, effect: Effect) -> Result<Option<Left>, Error> {
+        match effect {
+            Effect::WalAppend(entry) => self.wal.append(&entry)?,
+            Effect::WalSync => self.wal.sync()?,
+            Effect::Send { to, message } => post(net, &[to], &message)?,
+            Effect::Announce { to, message } => post(net, &to, &message)?,
+            Effect::Broadcast(message) => {
+                let validators = self.state().validators().iter().copied();
+                let others: Vec<SiteId> = validators.filter(|site| *site != net.site()).collect();
+                post(net, &others, &message)?;
+            }
+            Effect::SetTimer { token, after } => {
+                self.timers.insert(token, Duration::from_millis(after.0));
+            }
+            Effect::CancelTimers => self.timers.clear(),
+            Effect::Commit(commit) => {
+                self.store.commit(&commit)?;
+                self.wal.reset()?;
+                return Ok(Some(Left::Committed(commit)));
+            }
+            Effect::ServeBlocks { to, from, most } => {
+                let blocks = self.store.serve(from, most)?;
+                post(net, &[to], &LedgerMessage::Blocks(blocks))?;
+            }
+            Effect::Refused { id, why } => return Ok(Some(Left::Refused { id, why })),
+            Effect::Gossip(record) => return Ok(Some(Left::Gossip(Box::new(record)))),
+            Effect::Misbehaved { site, what } => {
+                warn!(site = %site.short(), what = chain(&what), "misbehaviour");
+                return Ok(Some(Left::Misbehaved));
+            }
+            Effect::Accuse(evidence) => return Ok(Some(Left::Accuse(evidence))),
+            Effect::Halt { why } => {
+                error!(%why, "the ledger stops");
+                return Err(Error::Halted(why));
+            }
+        }
+        Ok(None)
+    }
+}
+
+/// The site's key, or the one that waits beside it if the ledger has put that in its place.
+fn current_key(path: &Path, state: &State) -> anyhow::Result<SigningKey> {
+    let is_member = |key: &SigningKey| state.member(&key.verifying_key().into()).is_some();
+    let (key, next) = (key::read(path)?, key::next_of(path));
+    if is_member(&key) || !next.exists() || !is_member(&key::read(&next)?) {
+        return Ok(key);
+    }
+    info!(key = %path.display(), "the new key takes the place of the old one, which is kept beside it");
+    Ok(key::succeed(path)?)
+}
+
+fn post(net: &Endpoint, to: &[SiteId], message: &LedgerMessage) -> Result<(), Error> {
+    let bytes = encode(message)?.into();
+    // Before it is handed over: a trace of system calls shows by this line that what it rests on was synced.
+    debug!(message = message.name(), sites = to.len(), "ledger.publish");
+    for site in to {
+        if let Err(error) = net.send_ledger(*site, &bytes) {
+            debug!(to = %site.short(), message = message.name(), %error, "not sent");
+        }
+    }
+    Ok(())
+}
+
 impl Host {
     /// Does what the replica wants, in order.
     pub(super) fn perform(&mut self, effect: Effect) -> Result<(), Fatal> {
-        let failed = |error: Error| Fatal::Ledger(error);
-        match effect {
-            Effect::WalAppend(entry) => self.ledger.wal.append(&entry).map_err(|error| failed(error.into()))?,
-            Effect::WalSync => self.ledger.wal.sync().map_err(|error| failed(error.into()))?,
-            Effect::Send { to, message } => self.post(&[to], &message)?,
-            Effect::Announce { to, message } => self.post(&to, &message)?,
-            Effect::Broadcast(message) => {
-                let others: Vec<SiteId> =
-                    self.ledger.state().validators().iter().copied().filter(|site| *site != self.me).collect();
-                self.post(&others, &message)?;
-            }
-            Effect::SetTimer { token, after } => {
-                self.ledger.timers.insert(token, Duration::from_millis(after.0));
-            }
-            Effect::CancelTimers => self.ledger.timers.clear(),
-            Effect::Commit(commit) => {
-                self.ledger.store.commit(&commit).map_err(|error| failed(error.into()))?;
-                self.ledger.wal.reset().map_err(|error| failed(error.into()))?;
+        match self.ledger.perform(&self.net, effect)? {
+            None => {}
+            Some(Left::Committed(commit)) => {
                 let block = &commit.committed.block;
                 let ids: Vec<_> = block.records.iter().filter_map(|record| self.id_of(record)).collect();
                 debug!(height = %block.header.height, records = ids.len(), "committed");
                 self.committed(block.header.height.0, block.header.time, &ids, commit.events);
             }
-            Effect::ServeBlocks { to, from, most } => {
-                let blocks = self.ledger.store.serve(from, most).map_err(|error| failed(error.into()))?;
-                self.post(&[to], &LedgerMessage::Blocks(blocks))?;
-            }
-            Effect::Refused { id, why } => {
+            Some(Left::Refused { id, why }) => {
                 debug!(record = %id.short(), %why, "not appended");
                 self.refused(&id, chain(&why));
             }
-            Effect::Gossip(record) => {
+            Some(Left::Gossip(record)) => {
                 // Our own signature is verified once more, which costs less than a second path for trust.
                 let mesh = self.ledger.state().mesh();
-                let Ok(record) = Signed::verify(record, &mesh) else { return Ok(()) };
+                let Ok(record) = Signed::verify(*record, &mesh) else { return Ok(()) };
                 let net = self.net.clone();
                 tokio::spawn(async move {
                     if let Err(error) = net.publish_record(&record).await {
@@ -180,27 +270,8 @@ impl Host {
                     }
                 });
             }
-            Effect::Misbehaved { site, what } => {
-                self.metrics.misbehaviour.inc();
-                warn!(site = %site.short(), what = chain(&what), "misbehaviour");
-            }
-            Effect::Accuse(evidence) => self.accuse(*evidence)?,
-            Effect::Halt { why } => {
-                error!(%why, "the ledger stops");
-                return Err(failed(Error::Halted(why)));
-            }
-        }
-        Ok(())
-    }
-
-    fn post(&self, to: &[SiteId], message: &LedgerMessage) -> Result<(), Fatal> {
-        let bytes = encode(message).map_err(|error| Fatal::Ledger(error.into()))?.into();
-        // Before it is handed over: a trace of system calls shows by this line that what it rests on was synced.
-        debug!(message = message.name(), sites = to.len(), "ledger.publish");
-        for site in to {
-            if let Err(error) = self.net.send_ledger(*site, &bytes) {
-                debug!(to = %site.short(), message = message.name(), %error, "not sent");
-            }
+            Some(Left::Misbehaved) => drop(self.metrics.misbehaviour.inc()),
+            Some(Left::Accuse(evidence)) => self.accuse(*evidence)?,
         }
         Ok(())
     }

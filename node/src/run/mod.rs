@@ -12,6 +12,7 @@
 
 mod address;
 mod asks;
+pub mod follow;
 mod history;
 mod host;
 mod ledger;
@@ -29,6 +30,8 @@ use tracing::info;
 
 use crate::config::Config;
 use host::Event;
+
+pub(crate) use history::{History, summary};
 
 /// The ledger's place in the data folder.
 pub const LEDGER: &str = "ledger";

@@ -5,12 +5,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::Context;
-use ed25519_dalek::SigningKey;
 use godwit_ledger::author::Author;
-use godwit_ledger::replica::{self, Replica};
-use godwit_ledger::state::State;
-use godwit_ledger::store::Disk;
-use godwit_ledger::wal::Wal;
+use godwit_ledger::replica;
 use godwit_protocol::handoff::Promise;
 use godwit_protocol::site::{self, Config as Brain, Load, Site};
 use godwit_protocol::{Millis, SiteId, Time};
@@ -33,7 +29,7 @@ use crate::net::{Endpoint, NetConfig};
 use crate::runtime::docker;
 use crate::runtime::late::Late;
 use crate::runtime::{Range, Runtime};
-use crate::{api, chunks, genesis, key, monitor};
+use crate::{api, chunks, genesis, monitor};
 
 /// Gossip of a peer is believed for three of its intervals.
 const STALE_INTERVALS: u32 = 3;
@@ -46,19 +42,9 @@ pub(super) async fn start(config: Config) -> anyhow::Result<(Host, Sources)> {
     let config = Arc::new(config);
     let founding = genesis::read(&config.genesis)?;
     let mesh = founding.mesh();
-    std::fs::create_dir_all(&config.data_dir)
-        .with_context(|| format!("make the data folder {}", config.data_dir.display()))?;
-
-    let (store, state) = Disk::open(&config.data_dir.join(super::LEDGER), &founding)?;
-    let key = current_key(&config.key, &state)?;
+    let (ledger, key) = Ledger::open(&config.data_dir, &founding, &config.key)?;
     let me = SiteId::from(key.verifying_key());
-    let log = Wal::open(&config.data_dir.join("wal"))?;
-    if log.torn > 0 {
-        info!(bytes = log.torn, "cut off what a crash left incomplete at the end of the write-ahead log");
-    }
     let (journal, promises) = Journal::<Promise>::open(config.data_dir.join("journal"))?;
-    let replica = Replica::new(replica::Config { key: key.clone() }, state, &log.entries)?;
-    let ledger = Ledger::new(replica, log.wal, store);
     if ledger.state().member(&me).is_none() {
         warn!(site = %me, "this site is no member of mesh {} (yet): it waits to be admitted", founding.name);
     }
@@ -162,17 +148,6 @@ pub(super) async fn start(config: Config) -> anyhow::Result<(Host, Sources)> {
         verified: records,
     };
     Ok((host, sources))
-}
-
-/// The site's key, or the one that waits beside it if the ledger has put that in its place.
-fn current_key(path: &Path, state: &State) -> anyhow::Result<SigningKey> {
-    let is_member = |key: &SigningKey| state.member(&key.verifying_key().into()).is_some();
-    let (key, next) = (key::read(path)?, key::next_of(path));
-    if is_member(&key) || !next.exists() || !is_member(&key::read(&next)?) {
-        return Ok(key);
-    }
-    info!(key = %path.display(), "the new key takes the place of the old one, which is kept beside it");
-    Ok(key::succeed(path)?)
 }
 
 /// The brain goes on from the ledger and its promises.
