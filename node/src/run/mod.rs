@@ -33,6 +33,9 @@ use host::Event;
 /// The ledger's place in the data folder.
 pub const LEDGER: &str = "ledger";
 
+/// The write-ahead log's place in the data folder.
+pub const WAL: &str = "wal";
+
 /// In the data folder while the site is drained: an operator's wish outlives a restart.
 const DRAINED: &str = "drained";
 

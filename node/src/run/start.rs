@@ -49,10 +49,15 @@ pub(super) async fn start(config: Config) -> anyhow::Result<(Host, Sources)> {
     std::fs::create_dir_all(&config.data_dir)
         .with_context(|| format!("make the data folder {}", config.data_dir.display()))?;
 
-    let (store, state) = Disk::open(&config.data_dir.join(super::LEDGER), &founding)?;
+    let (ledger, wal) = (config.data_dir.join(super::LEDGER), config.data_dir.join(super::WAL));
+    // The log is made before the ledger: a ledger without one has lost it.
+    if !ledger.exists() {
+        Wal::found(&wal)?;
+    }
+    let (store, state) = Disk::open(&ledger, &founding)?;
     let key = current_key(&config.key, &state)?;
     let me = SiteId::from(key.verifying_key());
-    let log = Wal::open(&config.data_dir.join("wal"))?;
+    let log = Wal::open(&wal)?;
     if log.torn > 0 {
         info!(bytes = log.torn, "cut off what a crash left incomplete at the end of the write-ahead log");
     }
