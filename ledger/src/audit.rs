@@ -7,13 +7,11 @@
 use std::collections::BTreeMap;
 use std::error::Error;
 
-use godwit_protocol::{Forged, Hash, MeshId, SiteId, Time};
-use serde::{Deserialize, Serialize};
+use godwit_protocol::{Hash, MeshId, Time};
+use serde::Serialize;
 
-use crate::block::{BadCertificate, Certificate, Committed, Header, Height, validators_hash};
+use crate::block::{BadCertificate, Committed, Height};
 use crate::genesis::{BadGenesis, Genesis};
-use crate::proof::{self, Inclusion};
-use crate::record::{SignedRecord, record_id};
 use crate::rules::{BadBlock, validate, verify_records};
 use crate::state::State;
 
@@ -120,63 +118,6 @@ fn follow(state: &State, Committed { block, certificate }: &Committed) -> Result
     Ok(validate(state, block, &verified).map_err(Fault::Block)?.state)
 }
 
-/// One record with all that shows, to whoever knows the validators of its height, that the mesh agreed on it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Evidence {
-    /// The record.
-    pub record: SignedRecord,
-    /// That it is in the block.
-    pub inclusion: Inclusion,
-    /// The block's header.
-    pub header: Header,
-    /// That the block was decided.
-    pub certificate: Certificate,
-}
-
-/// Why evidence shows nothing.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum BadEvidence {
-    /// The header names other validators than those given.
-    #[error("its header names other validators: {0}")]
-    Validators(Hash),
-    /// The block was not decided.
-    #[error("its certificate proves nothing")]
-    Certificate(#[source] BadCertificate),
-    /// The record is not its author's.
-    #[error("its record is forged")]
-    Forged(#[source] Forged),
-    /// The record is not in the block.
-    #[error("its record is not under the header's root")]
-    NotIncluded,
-}
-
-impl Evidence {
-    /// Evidence for the record at `index` of a block; none if there is no such record.
-    #[must_use]
-    pub fn of(Committed { block, certificate }: &Committed, index: usize) -> Option<Self> {
-        let record = block.records.get(index)?.clone();
-        let ids: Option<Vec<_>> =
-            block.records.iter().map(|record| record_id(&block.header.mesh, record).ok()).collect();
-        let inclusion = proof::prove(&ids?, index)?;
-        Some(Self { record, inclusion, header: block.header.clone(), certificate: certificate.clone() })
-    }
-
-    /// Whether it holds, by the sorted validators of its height.
-    ///
-    /// # Errors
-    /// [`BadEvidence`] says why not.
-    pub fn check(&self, validators: &[SiteId]) -> Result<(), BadEvidence> {
-        if self.header.validators != validators_hash(validators) {
-            return Err(BadEvidence::Validators(self.header.validators));
-        }
-        self.certificate.check(&self.header, validators).map_err(BadEvidence::Certificate)?;
-        let mesh = self.header.mesh;
-        let record = self.record.clone().verify(&mesh).map_err(BadEvidence::Forged)?;
-        let id = record_id(&mesh, &record).map_err(|_| BadEvidence::NotIncluded)?;
-        if proof::verify(self.header.records, &id, &self.inclusion) { Ok(()) } else { Err(BadEvidence::NotIncluded) }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::convert::Infallible;
@@ -186,7 +127,9 @@ mod tests {
     use godwit_protocol::{Malformed, Message, decode, encode};
 
     use super::*;
+    use crate::block::Certificate;
     use crate::proof::records_root;
+    use crate::record::{SignedRecord, record_id};
     use crate::refusal::Refusal;
     use crate::testing::{Mesh, container, done, member, offer, register, site};
 
@@ -346,26 +289,5 @@ mod tests {
         assert!(matches!(found, (1, Fault::Block(BadBlock::Mesh(_)))), "{found:?}");
         mesh.genesis.prefix = 31;
         assert!(matches!(finding(&mesh, chain), (0, Fault::Genesis(BadGenesis::Range(..)))));
-    }
-
-    #[test]
-    fn one_record_can_be_shown_with_its_block_kept_back() {
-        let mesh = honest();
-        let evidence = Evidence::of(&mesh.chain[0], 0).expect("a record");
-        assert_eq!(Evidence::of(&mesh.chain[0], 1), None);
-        let mut validators: Vec<SiteId> = (0..4).map(site).collect();
-        validators.sort();
-        assert_eq!(evidence.check(&validators), Ok(()));
-        let read: Evidence = decode(&encode(&evidence).expect("small")).expect("canonical");
-        assert_eq!(read, evidence);
-        let other = Evidence::of(&mesh.chain[1], 0).expect("a record");
-        let swapped = Evidence { record: other.record, ..evidence.clone() };
-        assert_eq!(swapped.check(&validators), Err(BadEvidence::NotIncluded));
-        let uncertified = Evidence { header: other.header, ..evidence.clone() };
-        assert!(matches!(uncertified.check(&validators), Err(BadEvidence::Certificate(_))));
-        assert!(matches!(evidence.check(&validators[1..]), Err(BadEvidence::Validators(_))));
-        let mut forged = evidence;
-        forged.record.signature.0[1] ^= 1;
-        assert!(matches!(forged.check(&validators), Err(BadEvidence::Forged(_))));
     }
 }

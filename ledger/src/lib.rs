@@ -4,6 +4,7 @@
 //! blocks holds the same state.
 //! Invariant: only `wal` and `store` do IO; `replica` is driven through `step`.
 
+pub mod attested;
 pub mod audit;
 pub mod author;
 pub mod block;
@@ -11,6 +12,7 @@ pub mod frames;
 pub mod genesis;
 #[cfg(any(test, feature = "harness"))]
 pub mod harness;
+pub mod lineage;
 pub mod proof;
 pub mod record;
 pub mod refusal;

@@ -23,7 +23,7 @@ use godwit_protocol::{
 use crate::block::{Block, Certificate, Committed, precommit_bytes};
 use crate::genesis::Genesis;
 use crate::proof::records_root;
-use crate::record::{Record, VerifiedRecord, record_id};
+use crate::record::{Record, SignedRecord, VerifiedRecord, record_id};
 use crate::refusal::Refusal;
 use crate::rules::{Applied, BadBlock, build, validate, verify_records};
 use crate::state::State;
@@ -176,6 +176,10 @@ impl Mesh {
     }
 
     pub fn id(&self, record: &VerifiedRecord) -> RecordId {
+        self.id_of(record)
+    }
+
+    pub fn id_of(&self, record: &SignedRecord) -> RecordId {
         record_id(&self.state.mesh(), record).expect("small")
     }
 
