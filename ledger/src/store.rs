@@ -2,6 +2,16 @@
 //!
 //! A block and all that follows from it are one atomic, synced write. The whole state is written every
 //! [`SNAPSHOT_EVERY`] blocks; opening replays the blocks since, and compares the result with what the last commit led to.
+//!
+//! A store may begin above height 1: after a state that was fetched ([`Disk::adopt`]), or when old blocks are deleted
+//! ([`Disk::prune`]). What showed that the validators changed is kept for ever: it is what others verify snapshots by.
+
+mod fetched;
+mod prune;
+mod snapshots;
+
+pub use prune::MIN_RETAINED;
+pub use snapshots::OFFERED_EVERY;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -17,8 +27,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::block::{Committed, Height};
 use crate::genesis::Genesis;
+use crate::lineage;
 use crate::record::record_id;
-use crate::replica::{Commit, MAX_BLOCKS};
+use crate::replica::{Commit, LedgerMessage, MAX_BLOCKS};
 use crate::rules::{self, BadBlock};
 use crate::state::{BadSnapshot, State};
 
@@ -33,11 +44,20 @@ const RECORDS: &str = "records";
 const EVENTS: &str = "events";
 const META: &str = "meta";
 
-const COLUMNS: [&str; 4] = [BLOCKS, RECORDS, EVENTS, META];
+/// Snapshots that are offered: by height what describes one, by height and place its chunks.
+const SNAPSHOTS: &str = "snapshots";
+/// What showed that the validators changed, by height.
+const CHANGES: &str = "changes";
+/// Chunks of a snapshot that is being fetched, by place.
+const FETCHED: &str = "fetched";
+
+const COLUMNS: [&str; 7] = [BLOCKS, RECORDS, EVENTS, META, SNAPSHOTS, CHANGES, FETCHED];
 
 const MESH: &[u8] = b"mesh";
 const TIP: &[u8] = b"tip";
 const SNAPSHOT: &[u8] = b"snapshot";
+const BASE: &[u8] = b"base";
+const FETCHING: &[u8] = b"fetching";
 
 /// Why the store cannot do what is asked.
 #[derive(Debug, thiserror::Error)]
@@ -74,8 +94,8 @@ pub enum StoreError {
     },
     /// Its content is not what was written.
     #[error(
-        "the ledger in {path} is damaged ({what}): move the folder away and start again, and the ledger is fetched from \
-         the other sites; a validator must join with a new key, since it may not remember what it said"
+        "the ledger in {path} is damaged ({what}), so this site must not vote; `godwit rebuild` moves it aside and lets \
+         this site fetch it again"
     )]
     Damaged {
         /// Which folder.
@@ -94,6 +114,18 @@ pub enum StoreError {
         /// What was to be.
         got: Height,
     },
+}
+
+impl StoreError {
+    /// Whether what was stored is lost for good: no restart mends it.
+    #[must_use]
+    pub fn is_loss(&self) -> bool {
+        match self {
+            Self::Damaged { .. } => true,
+            Self::Database { source, .. } => source.kind() == rocksdb::ErrorKind::Corruption,
+            Self::Locked { .. } | Self::OtherMesh { .. } | Self::Order { .. } => false,
+        }
+    }
 }
 
 /// What is wrong with a part of a store.
@@ -123,6 +155,11 @@ pub struct Place {
 pub trait Store {
     /// The last committed block.
     fn height(&self) -> Height;
+
+    /// The first block that is kept; the one after the last if none is.
+    fn base(&self) -> Height {
+        Height(1)
+    }
 
     /// Makes a block the last one: atomic, and on disk when this returns.
     ///
@@ -160,12 +197,24 @@ pub trait Store {
         Ok(List::first(blocks))
     }
 
-    /// All blocks from a height on, for audits and logs.
+    /// As [`Store::serve`], as a message; says so if the blocks are not kept.
+    ///
+    /// # Errors
+    /// [`StoreError`] if they cannot be read.
+    fn answer(&self, from: Height, most: u16) -> Result<LedgerMessage, StoreError> {
+        let base = self.base();
+        if from.max(Height(1)) < base {
+            return Ok(LedgerMessage::Pruned { base });
+        }
+        self.serve(from, most).map(LedgerMessage::Blocks)
+    }
+
+    /// All blocks from a height on that are kept, for audits and logs.
     fn blocks(&self, from: Height) -> Blocks<'_, Self>
     where
         Self: Sized,
     {
-        Blocks { store: self, next: from.max(Height(1)) }
+        Blocks { store: self, next: from.max(self.base()) }
     }
 }
 
@@ -202,6 +251,7 @@ pub struct Disk {
     db: DB,
     path: PathBuf,
     tip: Tip,
+    base: Height,
 }
 
 impl std::fmt::Debug for Disk {
@@ -218,8 +268,8 @@ impl Disk {
     pub fn open(path: &Path, genesis: &Genesis) -> Result<(Self, State), StoreError> {
         let db = open(path)?;
         let founding = State::genesis(genesis);
-        let tip = Tip { height: founding.height(), block: founding.tip(), root: founding.root() };
-        let mut store = Self { db, path: path.to_owned(), tip };
+        let tip = tip_of(&founding);
+        let mut store = Self { db, path: path.to_owned(), tip, base: Height(1) };
         match store.read::<MeshId>(META, MESH, "its mesh")? {
             None => {
                 store.found(founding.mesh())?;
@@ -232,6 +282,7 @@ impl Disk {
         }
         let Some(tip) = store.read::<Tip>(META, TIP, "its last height")? else { return Ok((store, founding)) };
         store.tip = tip;
+        store.base = store.read(META, BASE, "its first height")?.unwrap_or(Height(1));
         let state = store.restore(genesis, founding)?;
         Ok((store, state))
     }
@@ -270,8 +321,7 @@ impl Disk {
             };
             state = judge(&state).map_err(|bad| self.damaged(&what(), Some(bad.into())))?.state;
         }
-        let reached = Tip { height: state.height(), block: state.tip(), root: state.root() };
-        if reached == self.tip {
+        if tip_of(&state) == self.tip {
             Ok(state)
         } else {
             Err(self.damaged("its blocks do not lead to the state it recorded", None))
@@ -299,6 +349,54 @@ impl Disk {
         self.db.write_opt(batch, &synced).map_err(|source| self.failed(what, source))
     }
 
+    /// Atomic, but on disk only after a later [`Disk::write`] or [`Disk::sync`].
+    fn write_lazily(&self, what: &'static str, batch: WriteBatch) -> Result<(), StoreError> {
+        self.db.write(batch).map_err(|source| self.failed(what, source))
+    }
+
+    /// As [`Store::commit`], but on disk only after the next one, or [`Disk::sync`]. For blocks that others decided long
+    /// ago: when they are lost, they are fetched again.
+    ///
+    /// # Errors
+    /// [`StoreError`]; the store is then as before.
+    pub fn follow(&mut self, commit: &Commit) -> Result<(), StoreError> {
+        let batch = self.batch(commit)?;
+        self.write_lazily("commit a block to", batch)?;
+        self.tip = tip_of(&commit.state);
+        Ok(())
+    }
+
+    /// Brings what was followed to disk.
+    ///
+    /// # Errors
+    /// [`StoreError::Database`].
+    pub fn sync(&self) -> Result<(), StoreError> {
+        self.db.flush_wal(true).map_err(|source| self.failed("sync", source))
+    }
+
+    /// A block and all that follows from it.
+    fn batch(&self, Commit { committed, state, events }: &Commit) -> Result<WriteBatch, StoreError> {
+        let height = committed.block.header.height;
+        if height != self.tip.height.next() {
+            return Err(StoreError::Order { last: self.tip.height, got: height });
+        }
+        let mut batch = WriteBatch::default();
+        batch.put_cf(self.column(BLOCKS), height.0.to_be_bytes(), canonical(committed));
+        batch.put_cf(self.column(EVENTS), height.0.to_be_bytes(), canonical(events));
+        for (id, place) in places(state.mesh(), committed) {
+            batch.put_cf(self.column(RECORDS), id.0, canonical(&place));
+        }
+        if let Some(link) = lineage::link(committed, state.validators_hash()) {
+            batch.put_cf(self.column(CHANGES), height.0.to_be_bytes(), canonical(&link));
+        }
+        if height.0 % SNAPSHOT_EVERY == 0 {
+            batch.put_cf(self.column(META), SNAPSHOT, state.encode());
+        }
+        self.put_offered(&mut batch, committed, state);
+        batch.put_cf(self.column(META), TIP, canonical(&tip_of(state)));
+        Ok(batch)
+    }
+
     fn failed(&self, what: &'static str, source: rocksdb::Error) -> StoreError {
         StoreError::Database { what, path: self.path.clone(), source }
     }
@@ -313,25 +411,14 @@ impl Store for Disk {
         self.tip.height
     }
 
+    fn base(&self) -> Height {
+        self.base
+    }
+
     fn commit(&mut self, commit: &Commit) -> Result<(), StoreError> {
-        let Commit { committed, state, events } = commit;
-        let height = committed.block.header.height;
-        if height != self.tip.height.next() {
-            return Err(StoreError::Order { last: self.tip.height, got: height });
-        }
-        let tip = Tip { height, block: state.tip(), root: state.root() };
-        let mut batch = WriteBatch::default();
-        batch.put_cf(self.column(BLOCKS), height.0.to_be_bytes(), canonical(committed));
-        batch.put_cf(self.column(EVENTS), height.0.to_be_bytes(), canonical(events));
-        for (id, place) in places(state.mesh(), committed) {
-            batch.put_cf(self.column(RECORDS), id.0, canonical(&place));
-        }
-        if height.0 % SNAPSHOT_EVERY == 0 {
-            batch.put_cf(self.column(META), SNAPSHOT, state.encode());
-        }
-        batch.put_cf(self.column(META), TIP, canonical(&tip));
+        let batch = self.batch(commit)?;
         self.write("commit a block to", batch)?;
-        self.tip = tip;
+        self.tip = tip_of(&commit.state);
         Ok(())
     }
 
@@ -362,6 +449,22 @@ impl Archive {
         DB::open_cf_for_read_only(&Options::default(), path, COLUMNS, false)
             .map(|db| Self { db, path: path.to_owned() })
             .map_err(|source| StoreError::Database { what: "open", path: path.to_owned(), source })
+    }
+
+    /// The first block that this copy keeps: 1 unless older ones were pruned, or it began with a state that was fetched.
+    ///
+    /// # Errors
+    /// [`StoreError`] if that cannot be read.
+    pub fn base(&self) -> Result<Height, StoreError> {
+        let failed = |source| StoreError::Database { what: "read", path: self.path.clone(), source };
+        let column = self.db.cf_handle(META).expect("all columns were opened");
+        let base = self.db.get_cf(column, BASE).map_err(failed)?.map(|bytes| decode(&bytes)).transpose();
+        let damaged = |bad: Malformed| StoreError::Damaged {
+            path: self.path.clone(),
+            what: "its first height".to_owned(),
+            source: Some(Box::new(bad.into())),
+        };
+        Ok(base.map_err(damaged)?.unwrap_or(Height(1)))
     }
 
     /// Its blocks in the order of their heights, as far as there are any.
@@ -412,6 +515,10 @@ impl Store for Memory {
     }
 }
 
+fn tip_of(state: &State) -> Tip {
+    Tip { height: state.height(), block: state.tip(), root: state.root() }
+}
+
 fn places(mesh: MeshId, committed: &Committed) -> impl Iterator<Item = (RecordId, Place)> + '_ {
     let height = committed.block.header.height;
     let placed = (0_u32..).zip(committed.block.records.iter());
@@ -447,89 +554,4 @@ fn open(path: &Path) -> Result<DB, StoreError> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::audit::audit;
-    use crate::testing::{Mesh, register};
-    use godwit_protocol::Message;
-
-    /// Commits so many blocks to a store, of one record each.
-    fn fill(store: &mut impl Store, mesh: &mut Mesh, count: u8) {
-        for _ in 0..count {
-            let n = u8::try_from(mesh.chain.len()).expect("few") + 2;
-            let events = {
-                let record = mesh.sign(0, Message::Register(register(n)));
-                mesh.commit(vec![record])
-            };
-            let committed = mesh.chain.last().expect("a block").clone();
-            store.commit(&Commit { committed, state: mesh.state.clone(), events }).expect("commits");
-        }
-    }
-
-    /// What both kinds of stores promise.
-    fn check(store: &mut impl Store) {
-        let mut mesh = Mesh::new();
-        fill(store, &mut mesh, 100);
-        assert_eq!(store.height(), Height(100));
-        assert_eq!(store.block(Height(100)).expect("reads"), mesh.chain.last().cloned());
-        assert_eq!(store.block(Height(101)).expect("reads"), None);
-        assert_eq!(store.block(Height(0)).expect("reads"), None);
-        let id = record_id(&mesh.state.mesh(), &mesh.chain[41].block.records[0]).expect("small");
-        assert_eq!(store.locate(&id).expect("reads"), Some(Place { height: Height(42), index: 0 }));
-        assert_eq!(store.locate(&RecordId([1; 32])).expect("reads"), None);
-        let served = store.serve(Height(98), 64).expect("reads");
-        assert_eq!(served.iter().map(|c| c.block.header.height.0).collect::<Vec<_>>(), [98, 99, 100]);
-        assert_eq!(store.serve(Height(1), u16::MAX).expect("reads").len(), MAX_BLOCKS);
-        assert_eq!(store.serve(Height(u64::MAX), 1).expect("reads").len(), 0);
-        let report = audit(&mesh.genesis, store.blocks(Height(1))).expect("an honest ledger");
-        assert_eq!((report.height, report.root), (Height(100), mesh.state.root()));
-        let again = Commit { committed: mesh.chain[50].clone(), state: mesh.state.clone(), events: Vec::new() };
-        assert!(matches!(store.commit(&again), Err(StoreError::Order { .. })));
-    }
-
-    #[test]
-    fn memory_and_disk_keep_the_same_promises() {
-        check(&mut Memory::default());
-        let folder = tempfile::tempdir().expect("a folder");
-        check(&mut Disk::open(folder.path(), &Mesh::new().genesis).expect("founds").0);
-    }
-
-    #[test]
-    fn a_store_that_is_opened_again_leads_to_the_same_state() {
-        let folder = tempfile::tempdir().expect("a folder");
-        let mut mesh = Mesh::new();
-        for count in [0, 3, 70] {
-            let (mut store, state) = Disk::open(folder.path(), &mesh.genesis).expect("opens");
-            assert_eq!((state.root(), state.tip()), (mesh.state.root(), mesh.state.tip()));
-            fill(&mut store, &mut mesh, count);
-        }
-        let (store, state) = Disk::open(folder.path(), &mesh.genesis).expect("opens");
-        assert_eq!((store.height(), state.root()), (Height(73), mesh.state.root()));
-    }
-
-    #[test]
-    fn a_second_process_and_another_mesh_are_turned_away_by_name() {
-        let folder = tempfile::tempdir().expect("a folder");
-        let mesh = Mesh::new();
-        let first = Disk::open(folder.path(), &mesh.genesis).expect("founds");
-        assert!(matches!(Disk::open(folder.path(), &mesh.genesis), Err(StoreError::Locked { .. })));
-        drop(first);
-        let mut other = mesh.genesis.clone();
-        other.clock_bound_ms += 1;
-        assert!(matches!(Disk::open(folder.path(), &other), Err(StoreError::OtherMesh { .. })));
-    }
-
-    #[test]
-    fn a_block_that_was_changed_on_disk_is_found_when_the_store_is_opened() {
-        let folder = tempfile::tempdir().expect("a folder");
-        let mut mesh = Mesh::new();
-        let (mut store, _) = Disk::open(folder.path(), &mesh.genesis).expect("founds");
-        fill(&mut store, &mut mesh, 3);
-        let mut bent = mesh.chain[1].clone();
-        bent.block.records = List::default();
-        store.db.put_cf(store.column(BLOCKS), 2_u64.to_be_bytes(), canonical(&bent)).expect("puts");
-        drop(store);
-        let refused = Disk::open(folder.path(), &mesh.genesis).expect_err("damaged");
-        assert!(matches!(&refused, StoreError::Damaged { what, .. } if what == "block 2"), "{refused}");
-    }
-}
+mod tests;

@@ -1,7 +1,7 @@
 //! The command line: what an operator types, and what comes back.
 //!
-//! Commands that concern a running site are requests to its API; `init`, `genesis`, `config`, `doctor` and `audit` work
-//! on files; `run` is the site itself; `client` is a vehicle's or device's side.
+//! Commands that concern a running site are requests to its API; `init`, `genesis`, `config`, `doctor`, `audit` and
+//! `rebuild` work on files; `run` is the site itself; `client` is a vehicle's or device's side.
 //!
 //! Invariant: standard output carries what was asked for and nothing else; progress and errors go to standard error.
 
@@ -18,6 +18,7 @@ mod member;
 mod moves;
 mod out;
 mod petition;
+mod rebuild;
 pub mod seam;
 mod site;
 mod table;
@@ -86,6 +87,7 @@ pub async fn run(cli: Cli) -> Result<(), Failure> {
         Command::Log { from, most, follow } => ledger::log(&api()?, from, most, follow, out).await,
         Command::Events => ledger::events(&api()?, out).await,
         Command::Audit { dir, genesis } => ledger::audit(&dir, genesis.as_deref(), config, out),
+        Command::Rebuild { yes } => rebuild::rebuild(yes, config, out).await,
         Command::Member(MemberCommand::List) => member::list(&api()?, out).await,
         Command::Member(MemberCommand::Admit { member, force }) => member::admit(&api()?, &member, force, out).await,
         Command::Member(MemberCommand::Promote(args)) => member::change(&api()?, Verb::Promote, &args, out).await,

@@ -7,7 +7,7 @@ use std::time::Duration;
 use futures::ready;
 use godwit_ledger::block::{Committed, Height};
 use godwit_ledger::record::SignedRecord;
-use godwit_ledger::replica::{Effect, Input, LedgerMessage, Replica, TimerToken};
+use godwit_ledger::replica::{Adopted, Commit, Effect, Input, LedgerMessage, Replica, TimerToken};
 use godwit_ledger::state::State;
 use godwit_ledger::store::{Disk, Store, StoreError};
 use godwit_ledger::wal::{Wal, WalError};
@@ -15,6 +15,8 @@ use godwit_protocol::membership::Role;
 use godwit_protocol::{Malformed, Millis, Signed, SiteId, Time, encode};
 use tokio_util::time::DelayQueue;
 use tracing::{debug, error, warn};
+
+use godwit_protocol::bounded::List;
 
 use super::history::History;
 use super::host::{Fatal, Host};
@@ -27,6 +29,9 @@ const PAST_MAX: u64 = 10_000;
 /// How long a site may still connect under a key that it has given up: until it has heard so itself, even if it was down for
 /// a restart of its machine.
 const FAREWELL: Millis = Millis(600_000);
+/// Told to the operator of a site that does not vote.
+pub const ABSTAINS: &str = "this site follows the ledger and does not vote: its ledger was rebuilt, and it may have voted on \
+     the height that is being decided. It votes again by itself after the next block that is built and committed without it";
 
 /// Why the replica must not go on.
 #[derive(Debug, thiserror::Error)]
@@ -47,14 +52,54 @@ pub struct Ledger {
     replica: Replica,
     wal: Wal,
     store: Disk,
+    /// How many blocks to keep; none: all.
+    retain: Option<u64>,
     timers: DelayQueue<TimerToken>,
     /// Keys that were given up lately, and until when they may connect.
     given_up: BTreeMap<SiteId, Time>,
 }
 
 impl Ledger {
-    pub fn new(replica: Replica, wal: Wal, store: Disk) -> Self {
-        Self { replica, wal, store, timers: DelayQueue::new(), given_up: BTreeMap::new() }
+    pub fn new(replica: Replica, wal: Wal, store: Disk, retain: Option<u64>) -> Self {
+        Self { replica, wal, store, retain, timers: DelayQueue::new(), given_up: BTreeMap::new() }
+    }
+
+    /// Whether this site does not vote because it may have forgotten what it said.
+    pub fn abstains(&self) -> bool {
+        self.replica.abstains()
+    }
+
+    /// The first block that is kept here.
+    pub fn base(&self) -> Height {
+        self.store.base()
+    }
+
+    /// Stores a block that was decided; the write-ahead log is of no use then.
+    fn commit(&mut self, commit: &Commit) -> Result<(), Error> {
+        self.store.commit(commit)?;
+        self.wal.reset()?;
+        self.prune()
+    }
+
+    /// Stores one of many blocks that were decided long ago.
+    fn follow(&mut self, commit: &Commit) -> Result<(), Error> {
+        self.store.follow(commit)?;
+        self.prune()
+    }
+
+    fn prune(&mut self) -> Result<(), Error> {
+        let Some(retain) = self.retain else { return Ok(()) };
+        Ok(self.store.prune(self.replica.state().mesh(), retain)?)
+    }
+
+    fn sync(&mut self) -> Result<(), Error> {
+        self.store.sync()?;
+        Ok(self.wal.reset()?)
+    }
+
+    fn adopt(&mut self, adopted: &Adopted) -> Result<(), Error> {
+        self.store.adopt(adopted)?;
+        Ok(self.wal.reset()?)
     }
 
     pub fn state(&self) -> &State {
@@ -154,16 +199,35 @@ impl Host {
             }
             Effect::CancelTimers => self.ledger.timers.clear(),
             Effect::Commit(commit) => {
-                self.ledger.store.commit(&commit).map_err(|error| failed(error.into()))?;
-                self.ledger.wal.reset().map_err(|error| failed(error.into()))?;
-                let block = &commit.committed.block;
-                let ids: Vec<_> = block.records.iter().filter_map(|record| self.id_of(record)).collect();
-                debug!(height = %block.header.height, records = ids.len(), "committed");
-                self.committed(block.header.height.0, block.header.time, &ids, commit.events);
+                self.ledger.commit(&commit).map_err(failed)?;
+                self.stored(*commit);
             }
+            Effect::Follow(commit) => {
+                self.ledger.follow(&commit).map_err(failed)?;
+                self.stored(*commit);
+            }
+            Effect::StoreSync => self.ledger.sync().map_err(failed)?,
+            Effect::Adopt(adopted) => {
+                self.ledger.adopt(&adopted).map_err(failed)?;
+                self.renewed = true;
+            }
+            Effect::KeepOffer(offer) => self.ledger.store.keep_offer(&offer).map_err(|error| failed(error.into()))?,
+            Effect::KeepChunk { index, bytes } => {
+                self.ledger.store.keep_chunk(index, &bytes).map_err(|error| failed(error.into()))?;
+            }
+            Effect::DropDownload => self.ledger.store.drop_download().map_err(|error| failed(error.into()))?,
             Effect::ServeBlocks { to, from, most } => {
-                let blocks = self.ledger.store.serve(from, most).map_err(|error| failed(error.into()))?;
-                self.post(&[to], &LedgerMessage::Blocks(blocks))?;
+                let answer = self.ledger.store.answer(from, most).map_err(|error| failed(error.into()))?;
+                self.post(&[to], &answer)?;
+            }
+            Effect::ServeSnapshot { to, trusted } => {
+                let offer = self.ledger.store.offer(trusted).map_err(|error| failed(error.into()))?;
+                self.post(&[to], &LedgerMessage::Snapshot(offer.map(Box::new)))?;
+            }
+            Effect::ServeChunk { to, height, index } => {
+                let chunk = self.ledger.store.chunk(height, index).map_err(|error| failed(error.into()))?;
+                let bytes = List::first(chunk.unwrap_or_default());
+                self.post(&[to], &LedgerMessage::Chunk { height, index, bytes })?;
             }
             Effect::Refused { id, why } => {
                 debug!(record = %id.short(), %why, "not appended");
@@ -181,7 +245,7 @@ impl Host {
                 });
             }
             Effect::Misbehaved { site, what } => {
-                self.metrics.misbehaviour.inc();
+                self.metrics.misbehave(what.name());
                 warn!(site = %site.short(), what = chain(&what), "misbehaviour");
             }
             Effect::Accuse(evidence) => self.accuse(*evidence)?,
@@ -191,6 +255,14 @@ impl Host {
             }
         }
         Ok(())
+    }
+
+    /// What follows from a block once it is stored.
+    fn stored(&mut self, commit: Commit) {
+        let block = &commit.committed.block;
+        let ids: Vec<_> = block.records.iter().filter_map(|record| self.id_of(record)).collect();
+        debug!(height = %block.header.height, records = ids.len(), "committed");
+        self.committed(block.header.height.0, block.header.time, &ids, commit.events);
     }
 
     fn post(&self, to: &[SiteId], message: &LedgerMessage) -> Result<(), Fatal> {

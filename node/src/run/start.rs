@@ -33,7 +33,7 @@ use crate::net::{Endpoint, NetConfig};
 use crate::runtime::docker;
 use crate::runtime::late::Late;
 use crate::runtime::{Range, Runtime};
-use crate::{api, chunks, genesis, key, monitor};
+use crate::{api, chunks, genesis, key, monitor, rebuild};
 
 /// Gossip of a peer is believed for three of its intervals.
 const STALE_INTERVALS: u32 = 3;
@@ -62,8 +62,15 @@ pub(super) async fn start(config: Config) -> anyhow::Result<(Host, Sources)> {
         info!(bytes = log.torn, "cut off what a crash left incomplete at the end of the write-ahead log");
     }
     let (journal, promises) = Journal::<Promise>::open(config.data_dir.join("journal"))?;
-    let replica = Replica::new(replica::Config { key: key.clone() }, state, &log.entries)?;
-    let ledger = Ledger::new(replica, log.wal, store);
+    let forgot = rebuild::forgot(&config.data_dir)?;
+    let archives = config.retain.is_none();
+    let kept = if archives { None } else { store.fetched()? };
+    let replica = replica::Config { key: key.clone(), forgot, archives, kept };
+    let replica = Replica::new(replica, state, &log.entries)?;
+    if replica.abstains() {
+        warn!("{}", super::ledger::ABSTAINS);
+    }
+    let ledger = Ledger::new(replica, log.wal, store, config.retain);
     if ledger.state().member(&me).is_none() {
         warn!(site = %me, "this site is no member of mesh {} (yet): it waits to be admitted", founding.name);
     }
