@@ -33,7 +33,8 @@ use crate::replica::{Commit, LedgerMessage, MAX_BLOCKS};
 use crate::rules::{self, BadBlock};
 use crate::state::{BadSnapshot, State};
 
-/// Blocks between two snapshots of the state: replaying so many takes less than a second.
+/// Blocks between two snapshots of the state, while it decides: replaying so many takes less than a second. While it
+/// catches up there are [`OFFERED_EVERY`].
 pub const SNAPSHOT_EVERY: u64 = 64;
 
 /// The encoded blocks of one answer: leaves room for the message around them within the codec's limit.
@@ -360,7 +361,8 @@ impl Disk {
     /// # Errors
     /// [`StoreError`]; the store is then as before.
     pub fn follow(&mut self, commit: &Commit) -> Result<(), StoreError> {
-        let batch = self.batch(commit)?;
+        // Encoding a large state for every few blocks would take longer than all the rest.
+        let batch = self.batch(commit, OFFERED_EVERY)?;
         self.write_lazily("commit a block to", batch)?;
         self.tip = tip_of(&commit.state);
         Ok(())
@@ -374,8 +376,9 @@ impl Disk {
         self.db.flush_wal(true).map_err(|source| self.failed("sync", source))
     }
 
-    /// A block and all that follows from it.
-    fn batch(&self, Commit { committed, state, events }: &Commit) -> Result<WriteBatch, StoreError> {
+    /// A block and all that follows from it, with the state after every so many blocks.
+    fn batch(&self, commit: &Commit, snapshot_every: u64) -> Result<WriteBatch, StoreError> {
+        let Commit { committed, state, events } = commit;
         let height = committed.block.header.height;
         if height != self.tip.height.next() {
             return Err(StoreError::Order { last: self.tip.height, got: height });
@@ -389,7 +392,7 @@ impl Disk {
         if let Some(link) = lineage::link(committed, state.validators_hash()) {
             batch.put_cf(self.column(CHANGES), height.0.to_be_bytes(), canonical(&link));
         }
-        if height.0 % SNAPSHOT_EVERY == 0 {
+        if height.0 % snapshot_every == 0 {
             batch.put_cf(self.column(META), SNAPSHOT, state.encode());
         }
         self.put_offered(&mut batch, committed, state);
@@ -416,7 +419,7 @@ impl Store for Disk {
     }
 
     fn commit(&mut self, commit: &Commit) -> Result<(), StoreError> {
-        let batch = self.batch(commit)?;
+        let batch = self.batch(commit, SNAPSHOT_EVERY)?;
         self.write("commit a block to", batch)?;
         self.tip = tip_of(&commit.state);
         Ok(())

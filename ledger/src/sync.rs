@@ -10,6 +10,7 @@
 
 pub(crate) mod serve;
 pub mod snapshot;
+pub(crate) mod verify;
 
 use std::collections::BTreeMap;
 

@@ -4,10 +4,11 @@ use godwit_protocol::{SiteId, Time};
 
 use super::{Adopted, Effect, LedgerMessage, Offence, Replica};
 use crate::block::{Committed, Height};
-use crate::rules::Applied;
+use crate::rules::{self, Applied};
 use crate::state::State;
 use crate::sync::Answer;
 use crate::sync::snapshot::{Arrived, Offer, Offered, Whole};
+use crate::sync::verify::{self, Checked};
 
 impl Replica {
     /// When to ask next for what is missing.
@@ -53,17 +54,8 @@ impl Replica {
         }
         let before = self.state.height();
         while let Some((site, blocks)) = self.catch_up.ready(self.state.height()) {
-            for committed in blocks {
-                if committed.block.header.height != self.next() {
-                    continue;
-                }
-                match self.verify_committed(&committed) {
-                    Ok(applied) => self.pass(committed, applied),
-                    Err(what) => {
-                        self.distrust(site, what);
-                        break;
-                    }
-                }
+            if let Err(what) = self.apply_in_order(blocks) {
+                self.distrust(site, what);
             }
         }
         if self.state.height() > before {
@@ -71,6 +63,26 @@ impl Replica {
             self.resume_words();
         }
         self.ask();
+    }
+
+    /// Follows a batch as far as it is good.
+    fn apply_in_order(&mut self, mut blocks: Vec<Committed>) -> Result<(), Offence> {
+        blocks.retain(|committed| committed.block.header.height > self.state.height());
+        let deciders = self.state.validators().to_vec();
+        for checked in verify::check(&self.state.mesh(), blocks, &deciders) {
+            let Checked { committed, records, certificate } = checked;
+            let header = &committed.block.header;
+            let height = header.height;
+            let bad = |source| Offence::BadCommitted { height, source };
+            let applied = rules::validate(&self.state, &committed.block, &records.map_err(bad)?).map_err(bad)?;
+            let certified = match self.state.validators() {
+                same if same == deciders => certificate,
+                changed => committed.certificate.check(header, changed),
+            };
+            certified.map_err(|source| Offence::BadCertificate { height, source })?;
+            self.pass(committed, applied);
+        }
+        Ok(())
     }
 
     /// A block that was just decided, as validators send it to those who follow.

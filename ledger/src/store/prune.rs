@@ -2,7 +2,7 @@
 
 use rocksdb::WriteBatch;
 
-use super::{BASE, BLOCKS, Disk, EVENTS, META, RECORDS, SNAPSHOT_EVERY, Store, StoreError, canonical, places};
+use super::{BASE, BLOCKS, Disk, EVENTS, META, OFFERED_EVERY, RECORDS, Store, StoreError, canonical, places};
 use crate::block::Height;
 
 /// The fewest blocks that a site keeps. Whoever lags by less than a snapshot is worth ([`SNAPSHOT_GAP`]) finds them, and so
@@ -23,8 +23,8 @@ impl Disk {
     /// [`StoreError`]; nothing is deleted then.
     pub fn prune(&mut self, mesh: godwit_protocol::MeshId, retained: u64) -> Result<(), StoreError> {
         let tip = self.tip.height.0;
-        // Opening begins with the last snapshot of the state, and replays the blocks after it.
-        let needed = (tip - tip % SNAPSHOT_EVERY).saturating_add(1);
+        // Opening begins with the last snapshot of the state, at the latest this old, and replays the blocks after it.
+        let needed = (tip - tip % OFFERED_EVERY).saturating_add(1);
         let first = tip.saturating_sub(retained.max(MIN_RETAINED)).saturating_add(1).min(needed);
         let until = first.min(self.base.0.saturating_add(STEP));
         if until <= self.base.0 {
