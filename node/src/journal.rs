@@ -227,8 +227,7 @@ mod tests {
     fn a_journal_cut_anywhere_keeps_every_complete_entry_and_goes_on() {
         let (_folder, path) = filled(0..3);
         let whole = fs::read(&path).unwrap();
-        let ends: Vec<usize> =
-            (0..=3).map(|n| HEADER + entries(0..n).iter().map(|e| framed(e)).sum::<usize>()).collect();
+        let ends: Vec<usize> = (0..=3).map(|n| HEADER + entries(0..n).iter().map(framed).sum::<usize>()).collect();
         for cut in 0..whole.len() {
             fs::write(&path, &whole[..cut]).unwrap();
             let complete = ends.iter().filter(|&&end| end <= cut).count().saturating_sub(1) as u64;

@@ -9,6 +9,9 @@ use godwit_tests::genesis::{Change, Settings};
 use godwit_tests::wait::{LONG, until};
 use godwit_tests::{Mesh, Node, artifacts};
 
+/// What happens to a data folder.
+type Damage = fn(&Path) -> Result<()>;
+
 fn mesh(folder: &Path) -> Result<Mesh> {
     let nodes = (1..=4).map(|n| Node::here(&format!("n{n}"), &folder.join(n.to_string()))).collect::<Result<_>>()?;
     Mesh::found(nodes, &Settings::for_tests())
@@ -57,7 +60,7 @@ fn a_validator_without_its_log_or_with_a_damaged_ledger_is_rebuilt_from_the_othe
     let (done, said) = rebuild(node, &["--yes"])?;
     ensure!(!done && said.contains("in use") && said.contains("stop the site"), "while it runs: {said}");
 
-    let damages: [(&str, fn(&Path) -> Result<()>); 2] = [
+    let damages: [(&str, Damage); 2] = [
         ("the write-ahead log", |data| fs::remove_file(data.join("wal")).context("remove the log")),
         ("the ledger", |data| fs::write(data.join("ledger/CURRENT"), "garbage").context("damage the ledger")),
     ];

@@ -37,6 +37,12 @@ impl Replica {
 
     pub(super) fn on_status(&mut self, from: SiteId, height: Height) {
         self.catch_up.learn(from, height, self.host.now);
+        // What it was told when it was connected may be lost: after a restart of its process the streams to the life before
+        // swallow words for a while. Its own words come by new ones, and where nothing is decided nobody says more.
+        if height < self.state.height() {
+            let message = self.status();
+            self.host.outbox.say(Effect::Send { to: from, message });
+        }
     }
 
     pub(super) fn on_fetch(&mut self, from: SiteId, first: Height, most: u16) {

@@ -409,6 +409,24 @@ fn a_record_goes_to_the_proposer_at_once_whatever_gossip_does() {
 }
 
 #[test]
+fn who_says_that_it_is_behind_is_told_how_far_the_others_are() {
+    let (mut mesh, _) = alone(0);
+    mesh.say(0, Message::Register(register(1)));
+    let mut replica = Replica::new(Config::new(key(0)), mesh.state.clone(), &[]).expect("an empty log");
+    let told = |effects: &[Effect]| {
+        let is_status = |effect: &&Effect| {
+            matches!(effect, Effect::Send { to, message: LedgerMessage::Status { height, .. } }
+                if *to == site(1) && *height == Height(1))
+        };
+        effects.iter().filter(is_status).count()
+    };
+    for (height, count) in [(0, 1), (1, 0), (2, 0)] {
+        let status = LedgerMessage::Status { height: Height(height), tip: Hash::ZERO };
+        assert_eq!(told(&hear(&mesh, &mut replica, status)), count, "of height {height}");
+    }
+}
+
+#[test]
 fn a_mesh_of_one_validator_decides_alone_at_once() {
     let mut mesh = Mesh::new();
     let only: Vec<_> = mesh.genesis.members.iter().filter(|member| member.site == site(0)).cloned().collect();

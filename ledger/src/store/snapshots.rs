@@ -82,7 +82,7 @@ impl Disk {
     /// With a block: the snapshot that is offered from then on, if it is time for one.
     pub(super) fn put_offered(&self, batch: &mut WriteBatch, committed: &Committed, state: &State) {
         let height = state.height().0;
-        if height % OFFERED_EVERY != 0 {
+        if !height.is_multiple_of(OFFERED_EVERY) {
             return;
         }
         let before = (height - OFFERED_EVERY).to_be_bytes();
