@@ -87,6 +87,8 @@ pub struct Site {
     id: SiteId,
     disk: Disk,
     replica: Option<Replica>,
+    /// When it lost its disk, by its clock.
+    forgot: Option<Time>,
     timers: BTreeSet<TimerToken>,
     skew: i64,
     /// What its replica reported.
@@ -139,6 +141,7 @@ impl Network {
                 key,
                 disk: Disk { state: state.clone(), chain: Vec::new(), log: Vec::new(), unsynced: Vec::new() },
                 replica: None,
+                forgot: None,
                 timers: BTreeSet::new(),
                 skew: off - i64::try_from(weather.skew.0).expect("small"),
                 events: Vec::new(),
@@ -206,7 +209,7 @@ impl Network {
 
     /// Gives a site's replica any input, for example a forged message.
     pub fn input(&mut self, site: usize, input: Input) {
-        let clock = Time(self.now.0.saturating_add_signed(self.sites[site].skew));
+        let clock = self.clock(site);
         let Some(replica) = &mut self.sites[site].replica else { return };
         let effects = replica.step(clock, input);
         let crash = self.weather.crashes > 0 && self.chance.per_mille(self.weather.crashes);
@@ -245,13 +248,34 @@ impl Network {
             return;
         }
         let one = &mut self.sites[site];
-        let config = Config { key: one.key.clone() };
+        let config = Config { forgot: one.forgot, ..Config::new(one.key.clone()) };
         let replica = Replica::new(config, one.disk.state.clone(), &one.disk.log).expect("its own log");
         one.replica = Some(replica);
         self.input(site, Input::Start);
         for other in self.others(site) {
             self.connect(site, other);
         }
+    }
+
+    /// Kills a site that then loses all that is on its disk; whether it is told so when it starts.
+    pub fn lose_disk(&mut self, site: usize, told: bool) {
+        self.crash(site);
+        let clock = self.clock(site);
+        let one = &mut self.sites[site];
+        let state = State::genesis(one.disk.state.founding());
+        one.disk = Disk { state, chain: Vec::new(), log: Vec::new(), unsynced: Vec::new() };
+        one.forgot = told.then_some(clock);
+    }
+
+    /// Whether a site has said a vote or a proposal on a height, in any of its lives.
+    #[must_use]
+    pub fn has_signed(&self, site: usize, height: Height) -> bool {
+        let id = self.sites[site].id;
+        self.signed.keys().any(|(author, at, ..)| *author == id && *at == height)
+    }
+
+    fn clock(&self, site: usize) -> Time {
+        Time(self.now.0.saturating_add_signed(self.sites[site].skew))
     }
 
     /// Cuts a site off: its messages and those to it are lost.
@@ -344,7 +368,7 @@ impl Network {
                 self.at(self.now.after(after), Happening::Timer { site, token });
             }
             Effect::CancelTimers => self.sites[site].timers.clear(),
-            Effect::Commit(commit) => {
+            Effect::Commit(commit) | Effect::Follow(commit) => {
                 let (height, hash) = (commit.committed.certificate.height, commit.committed.block.header.hash());
                 let first = *self.decided.entry(height).or_insert(hash);
                 assert_eq!(first, hash, "all sites commit the same block at height {height}");
@@ -376,6 +400,14 @@ impl Network {
             Effect::Misbehaved { site: other, what } => self.sites[site].offences.push((other, what)),
             Effect::Accuse(evidence) => self.sites[site].accusations.push(*evidence),
             Effect::Halt { why } => panic!("site {site} halted: {why}"),
+            Effect::StoreSync => {}
+            // All keep all blocks here, and ask for nothing else.
+            Effect::ServeSnapshot { .. }
+            | Effect::ServeChunk { .. }
+            | Effect::KeepOffer(_)
+            | Effect::KeepChunk { .. }
+            | Effect::DropDownload
+            | Effect::Adopt(_) => panic!("site {site}: {effect:?} where every site keeps all blocks"),
         }
     }
 

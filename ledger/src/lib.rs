@@ -21,7 +21,7 @@ pub mod replica;
 pub mod rules;
 pub mod state;
 pub mod store;
-mod sync;
+pub mod sync;
 pub mod wal;
 
 mod apply;

@@ -27,6 +27,7 @@ use crate::apply::sentence;
 use crate::attested::{Attested, BadAttested};
 use crate::block::{BadCertificate, Certificate, Committed, Header, Height, RULES, validators_hash};
 use crate::genesis::{BadGenesis, Genesis};
+use crate::state::State;
 
 /// Changes of the validators in one lineage. At 4 validators a link has some 2 KB, at 31 some 8: so many fit into what the
 /// codec takes.
@@ -170,6 +171,12 @@ impl Validators {
         genesis.check()?;
         let votes = genesis.members.iter().filter(|member| member.role == Role::Validator);
         Ok(Self { mesh: genesis.mesh(), since: Height(0), sites: votes.map(|member| member.site).collect() })
+    }
+
+    /// Who decides the heights after a state's, for whoever has followed the ledger to it.
+    #[must_use]
+    pub fn of(state: &State) -> Self {
+        Self { mesh: state.mesh(), since: state.height(), sites: state.validators().to_vec() }
     }
 
     /// The mesh.

@@ -2,6 +2,16 @@
 //!
 //! A block and all that follows from it are one atomic, synced write. The whole state is written every
 //! [`SNAPSHOT_EVERY`] blocks; opening replays the blocks since, and compares the result with what the last commit led to.
+//!
+//! A store may begin above height 1: after a state that was fetched ([`Disk::adopt`]), or when old blocks are deleted
+//! ([`Disk::prune`]). What showed that the validators changed is kept for ever: it is what others verify snapshots by.
+
+mod fetched;
+mod prune;
+mod snapshots;
+
+pub use prune::MIN_RETAINED;
+pub use snapshots::OFFERED_EVERY;
 
 mod tables;
 
@@ -23,12 +33,13 @@ use crate::bundle::Bundle;
 use crate::genesis::Genesis;
 use crate::lineage::{self, Lineage};
 use crate::record::record_id;
-use crate::replica::{Commit, MAX_BLOCKS};
+use crate::replica::{Commit, LedgerMessage, MAX_BLOCKS};
 use crate::rules::{self, BadBlock};
 use crate::state::{BadSnapshot, State};
 use tables::Tables;
 
-/// Blocks between two snapshots of the state: replaying so many takes less than a second.
+/// Blocks between two snapshots of the state, while it decides: replaying so many takes less than a second. While it
+/// catches up there are [`OFFERED_EVERY`].
 pub const SNAPSHOT_EVERY: u64 = 64;
 
 /// The encoded blocks of one answer: leaves room for the message around them within the codec's limit.
@@ -41,11 +52,18 @@ const META: &str = "meta";
 /// The blocks that changed the validators, as links of the lineage: few, and needed when the blocks are gone.
 const LINKS: &str = "links";
 
-const COLUMNS: [&str; 5] = [BLOCKS, RECORDS, EVENTS, META, LINKS];
+/// Snapshots that are offered: by height what describes one, by height and place its chunks.
+const SNAPSHOTS: &str = "snapshots";
+/// Chunks of a snapshot that is being fetched, by place.
+const FETCHED: &str = "fetched";
+
+const COLUMNS: [&str; 7] = [BLOCKS, RECORDS, EVENTS, META, LINKS, SNAPSHOTS, FETCHED];
 
 const MESH: &[u8] = b"mesh";
 const TIP: &[u8] = b"tip";
 const SNAPSHOT: &[u8] = b"snapshot";
+const BASE: &[u8] = b"base";
+const FETCHING: &[u8] = b"fetching";
 
 /// Why the store cannot do what is asked.
 #[derive(Debug, thiserror::Error)]
@@ -82,8 +100,8 @@ pub enum StoreError {
     },
     /// Its content is not what was written.
     #[error(
-        "the ledger in {path} is damaged ({what}): move the folder away and start again, and the ledger is fetched from \
-         the other sites; a validator must join with a new key, since it may not remember what it said"
+        "the ledger in {path} is damaged ({what}), so this site must not vote; `godwit rebuild` moves it aside and lets \
+         this site fetch it again"
     )]
     Damaged {
         /// Which folder.
@@ -102,6 +120,18 @@ pub enum StoreError {
         /// What was to be.
         got: Height,
     },
+}
+
+impl StoreError {
+    /// Whether what was stored is lost for good: no restart mends it.
+    #[must_use]
+    pub fn is_loss(&self) -> bool {
+        match self {
+            Self::Damaged { .. } => true,
+            Self::Database { source, .. } => source.kind() == rocksdb::ErrorKind::Corruption,
+            Self::Locked { .. } | Self::OtherMesh { .. } | Self::Order { .. } => false,
+        }
+    }
 }
 
 /// What is wrong with a part of a store.
@@ -131,6 +161,11 @@ pub struct Place {
 pub trait Store {
     /// The last committed block.
     fn height(&self) -> Height;
+
+    /// The first block that is kept; the one after the last if none is.
+    fn base(&self) -> Height {
+        Height(1)
+    }
 
     /// Makes a block the last one: atomic, and on disk when this returns.
     ///
@@ -174,12 +209,24 @@ pub trait Store {
         Ok(List::first(blocks))
     }
 
-    /// All blocks from a height on, for audits and logs.
+    /// As [`Store::serve`], as a message; says so if the blocks are not kept.
+    ///
+    /// # Errors
+    /// [`StoreError`] if they cannot be read.
+    fn answer(&self, from: Height, most: u16) -> Result<LedgerMessage, StoreError> {
+        let base = self.base();
+        if from.max(Height(1)) < base {
+            return Ok(LedgerMessage::Pruned { base });
+        }
+        self.serve(from, most).map(LedgerMessage::Blocks)
+    }
+
+    /// All blocks from a height on that are kept, for audits and logs.
     fn blocks(&self, from: Height) -> Blocks<'_, Self>
     where
         Self: Sized,
     {
-        Blocks { store: self, next: from.max(Height(1)) }
+        Blocks { store: self, next: from.max(self.base()) }
     }
 }
 
@@ -216,6 +263,7 @@ pub struct Disk {
     db: DB,
     path: PathBuf,
     tip: Tip,
+    base: Height,
 }
 
 impl std::fmt::Debug for Disk {
@@ -232,8 +280,8 @@ impl Disk {
     pub fn open(path: &Path, genesis: &Genesis) -> Result<(Self, State), StoreError> {
         let db = open(path)?;
         let founding = State::genesis(genesis);
-        let tip = Tip { height: founding.height(), block: founding.tip(), root: founding.root() };
-        let mut store = Self { db, path: path.to_owned(), tip };
+        let tip = tip_of(&founding);
+        let mut store = Self { db, path: path.to_owned(), tip, base: Height(1) };
         match store.read::<MeshId>(META, MESH, "its mesh")? {
             None => {
                 store.found(founding.mesh())?;
@@ -246,6 +294,7 @@ impl Disk {
         }
         let Some(tip) = store.read::<Tip>(META, TIP, "its last height")? else { return Ok((store, founding)) };
         store.tip = tip;
+        store.base = store.read(META, BASE, "its first height")?.unwrap_or(Height(1));
         let state = store.restore(genesis, founding)?;
         Ok((store, state))
     }
@@ -315,8 +364,7 @@ impl Disk {
             };
             state = judge(&state).map_err(|bad| self.damaged(&what(), Some(bad.into())))?.state;
         }
-        let reached = Tip { height: state.height(), block: state.tip(), root: state.root() };
-        if reached == self.tip {
+        if tip_of(&state) == self.tip {
             Ok(state)
         } else {
             Err(self.damaged("its blocks do not lead to the state it recorded", None))
@@ -346,6 +394,56 @@ impl Disk {
         self.db.write_opt(batch, &synced).map_err(|source| self.failed(what, source))
     }
 
+    /// Atomic, but on disk only after a later [`Disk::write`] or [`Disk::sync`].
+    fn write_lazily(&self, what: &'static str, batch: WriteBatch) -> Result<(), StoreError> {
+        self.db.write(batch).map_err(|source| self.failed(what, source))
+    }
+
+    /// As [`Store::commit`], but on disk only after the next one, or [`Disk::sync`]. For blocks that others decided long
+    /// ago: when they are lost, they are fetched again.
+    ///
+    /// # Errors
+    /// [`StoreError`]; the store is then as before.
+    pub fn follow(&mut self, commit: &Commit) -> Result<(), StoreError> {
+        // Encoding a large state for every few blocks would take longer than all the rest.
+        let batch = self.batch(commit, OFFERED_EVERY)?;
+        self.write_lazily("commit a block to", batch)?;
+        self.tip = tip_of(&commit.state);
+        Ok(())
+    }
+
+    /// Brings what was followed to disk.
+    ///
+    /// # Errors
+    /// [`StoreError::Database`].
+    pub fn sync(&self) -> Result<(), StoreError> {
+        self.db.flush_wal(true).map_err(|source| self.failed("sync", source))
+    }
+
+    /// A block and all that follows from it, with the state after every so many blocks.
+    fn batch(&self, commit: &Commit, snapshot_every: u64) -> Result<WriteBatch, StoreError> {
+        let Commit { committed, state, events } = commit;
+        let height = committed.block.header.height;
+        if height != self.tip.height.next() {
+            return Err(StoreError::Order { last: self.tip.height, got: height });
+        }
+        let mut batch = WriteBatch::default();
+        batch.put_cf(self.column(BLOCKS), height.0.to_be_bytes(), canonical(committed));
+        batch.put_cf(self.column(EVENTS), height.0.to_be_bytes(), canonical(events));
+        for (id, place) in places(state.mesh(), committed) {
+            batch.put_cf(self.column(RECORDS), id.0, canonical(&place));
+        }
+        if let Some(link) = lineage::link(committed, state.validators_hash()) {
+            batch.put_cf(self.column(LINKS), height.0.to_be_bytes(), canonical(&link));
+        }
+        if height.0 % snapshot_every == 0 {
+            batch.put_cf(self.column(META), SNAPSHOT, state.encode());
+        }
+        self.put_offered(&mut batch, committed, state);
+        batch.put_cf(self.column(META), TIP, canonical(&tip_of(state)));
+        Ok(batch)
+    }
+
     fn failed(&self, what: &'static str, source: rocksdb::Error) -> StoreError {
         self.tables().failed(what, source)
     }
@@ -360,28 +458,14 @@ impl Store for Disk {
         self.tip.height
     }
 
+    fn base(&self) -> Height {
+        self.base
+    }
+
     fn commit(&mut self, commit: &Commit) -> Result<(), StoreError> {
-        let Commit { committed, state, events } = commit;
-        let height = committed.block.header.height;
-        if height != self.tip.height.next() {
-            return Err(StoreError::Order { last: self.tip.height, got: height });
-        }
-        let tip = Tip { height, block: state.tip(), root: state.root() };
-        let mut batch = WriteBatch::default();
-        batch.put_cf(self.column(BLOCKS), height.0.to_be_bytes(), canonical(committed));
-        batch.put_cf(self.column(EVENTS), height.0.to_be_bytes(), canonical(events));
-        for (id, place) in places(state.mesh(), committed) {
-            batch.put_cf(self.column(RECORDS), id.0, canonical(&place));
-        }
-        if let Some(link) = lineage::link(committed, state.validators_hash()) {
-            batch.put_cf(self.column(LINKS), height.0.to_be_bytes(), canonical(&link));
-        }
-        if height.0 % SNAPSHOT_EVERY == 0 {
-            batch.put_cf(self.column(META), SNAPSHOT, state.encode());
-        }
-        batch.put_cf(self.column(META), TIP, canonical(&tip));
+        let batch = self.batch(commit, SNAPSHOT_EVERY)?;
         self.write("commit a block to", batch)?;
-        self.tip = tip;
+        self.tip = tip_of(&commit.state);
         Ok(())
     }
 
@@ -439,6 +523,14 @@ impl Archive {
         self.tables().prove(genesis, record)
     }
 
+    /// The first block that this copy keeps: 1 unless older ones were pruned, or it began with a state that was fetched.
+    ///
+    /// # Errors
+    /// [`StoreError`] if that cannot be read.
+    pub fn base(&self) -> Result<Height, StoreError> {
+        Ok(self.tables().read(META, BASE, "its first height")?.unwrap_or(Height(1)))
+    }
+
     fn tables(&self) -> Tables<'_> {
         Tables { db: &self.db, path: &self.path }
     }
@@ -483,6 +575,10 @@ impl Store for Memory {
     }
 }
 
+fn tip_of(state: &State) -> Tip {
+    Tip { height: state.height(), block: state.tip(), root: state.root() }
+}
+
 fn places(mesh: MeshId, committed: &Committed) -> impl Iterator<Item = (RecordId, Place)> + '_ {
     let height = committed.block.header.height;
     let placed = (0_u32..).zip(committed.block.records.iter());
@@ -518,134 +614,4 @@ fn open(path: &Path) -> Result<DB, StoreError> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::audit::audit;
-    use crate::testing::{Mesh, member, register};
-    use godwit_protocol::membership::{Change, Role};
-    use godwit_protocol::{Message, decode};
-
-    /// Commits so many blocks to a store, of one record each.
-    fn fill(store: &mut impl Store, mesh: &mut Mesh, count: u8) {
-        for _ in 0..count {
-            let n = u8::try_from(mesh.chain.len()).expect("few") + 2;
-            say(store, mesh, Message::Register(register(n)));
-        }
-    }
-
-    /// Commits a block with this record of site 0; the record's id.
-    fn say(store: &mut impl Store, mesh: &mut Mesh, message: Message) -> RecordId {
-        let record = mesh.sign(0, message);
-        let id = mesh.id(&record);
-        let events = mesh.commit(vec![record]);
-        let committed = mesh.chain.last().expect("a block").clone();
-        store.commit(&Commit { committed, state: mesh.state.clone(), events }).expect("commits");
-        id
-    }
-
-    /// What both kinds of stores promise.
-    fn check(store: &mut impl Store) {
-        let mut mesh = Mesh::new();
-        fill(store, &mut mesh, 100);
-        assert_eq!(store.height(), Height(100));
-        assert_eq!(store.block(Height(100)).expect("reads"), mesh.chain.last().cloned());
-        assert_eq!(store.block(Height(101)).expect("reads"), None);
-        assert_eq!(store.block(Height(0)).expect("reads"), None);
-        let id = record_id(&mesh.state.mesh(), &mesh.chain[41].block.records[0]).expect("small");
-        assert_eq!(store.locate(&id).expect("reads"), Some(Place { height: Height(42), index: 0 }));
-        assert_eq!(store.locate(&RecordId([1; 32])).expect("reads"), None);
-        let served = store.serve(Height(98), 64).expect("reads");
-        assert_eq!(served.iter().map(|c| c.block.header.height.0).collect::<Vec<_>>(), [98, 99, 100]);
-        assert_eq!(store.serve(Height(1), u16::MAX).expect("reads").len(), MAX_BLOCKS);
-        assert_eq!(store.serve(Height(u64::MAX), 1).expect("reads").len(), 0);
-        let report = audit(&mesh.genesis, store.blocks(Height(1))).expect("an honest ledger");
-        assert_eq!((report.height, report.root), (Height(100), mesh.state.root()));
-        assert_eq!(store.lineage(Height(100)).expect("reads"), Lineage::default());
-        let again = Commit { committed: mesh.chain[50].clone(), state: mesh.state.clone(), events: Vec::new() };
-        assert!(matches!(store.commit(&again), Err(StoreError::Order { .. })));
-    }
-
-    #[test]
-    fn memory_and_disk_keep_the_same_promises() {
-        check(&mut Memory::default());
-        let folder = tempfile::tempdir().expect("a folder");
-        check(&mut Disk::open(folder.path(), &Mesh::new().genesis).expect("founds").0);
-    }
-
-    #[test]
-    fn a_store_that_is_opened_again_leads_to_the_same_state() {
-        let folder = tempfile::tempdir().expect("a folder");
-        let mut mesh = Mesh::new();
-        for count in [0, 3, 70] {
-            let (mut store, state) = Disk::open(folder.path(), &mesh.genesis).expect("opens");
-            assert_eq!((state.root(), state.tip()), (mesh.state.root(), mesh.state.tip()));
-            fill(&mut store, &mut mesh, count);
-        }
-        let (store, state) = Disk::open(folder.path(), &mesh.genesis).expect("opens");
-        assert_eq!((store.height(), state.root()), (Height(73), mesh.state.root()));
-    }
-
-    #[test]
-    fn a_record_is_found_by_the_beginning_of_its_id_and_can_be_proved() {
-        let folder = tempfile::tempdir().expect("a folder");
-        let mut mesh = Mesh::new();
-        let (mut store, _) = Disk::open(folder.path(), &mesh.genesis).expect("founds");
-        fill(&mut store, &mut mesh, 3);
-        let change = mesh.membership(0, Change::Put(member(4, Role::Validator)), &[0, 1, 2]);
-        let joined = say(&mut store, &mut mesh, change);
-        mesh.signers = vec![0, 1, 2, 4];
-        let last = say(&mut store, &mut mesh, Message::Register(register(99)));
-        assert_eq!(store.lineage(Height(4)).expect("reads").links.len(), 0);
-        assert_eq!(store.lineage(Height(5)).expect("reads").links.len(), 1);
-
-        for id in [joined, last] {
-            let text = id.to_string();
-            for length in [16, 17, 64] {
-                assert_eq!(store.find(&text[..length], 9).expect("reads"), [id]);
-            }
-            let bundle = store.prove(&mesh.genesis, &id).expect("reads").expect("is there");
-            assert_eq!(bundle.check().expect("holds").record, id);
-        }
-        assert_eq!(store.find("", 9).expect("reads").len(), 5);
-        assert_eq!(store.find("", 2).expect("reads").len(), 2);
-        for text in ["x", "0x", &"0".repeat(65), &"f".repeat(64)] {
-            assert_eq!(store.find(text, 9).expect("reads"), [], "{text}");
-        }
-        assert_eq!(store.prove(&mesh.genesis, &RecordId([1; 32])).expect("reads"), None);
-        let raw: Vec<Committed> =
-            store.raw(Height(2), 3).expect("reads").iter().map(|bytes| decode(bytes).expect("a block")).collect();
-        assert_eq!(raw, mesh.chain[1..4]);
-        drop(store);
-        let archive = Archive::open(folder.path()).expect("opens");
-        assert_eq!(archive.find(&last.to_string()[..16], 9).expect("reads"), [last]);
-        let bundle = archive.prove(&mesh.genesis, &last).expect("reads").expect("is there");
-        assert_eq!(bundle.check().expect("holds").changes, 1);
-        assert_eq!(audit(&mesh.genesis, archive.raw(Height(0))).expect("honest").height, Height(5));
-    }
-
-    #[test]
-    fn a_second_process_and_another_mesh_are_turned_away_by_name() {
-        let folder = tempfile::tempdir().expect("a folder");
-        let mesh = Mesh::new();
-        let first = Disk::open(folder.path(), &mesh.genesis).expect("founds");
-        assert!(matches!(Disk::open(folder.path(), &mesh.genesis), Err(StoreError::Locked { .. })));
-        drop(first);
-        let mut other = mesh.genesis.clone();
-        other.clock_bound_ms += 1;
-        assert!(matches!(Disk::open(folder.path(), &other), Err(StoreError::OtherMesh { .. })));
-    }
-
-    #[test]
-    fn a_block_that_was_changed_on_disk_is_found_when_the_store_is_opened() {
-        let folder = tempfile::tempdir().expect("a folder");
-        let mut mesh = Mesh::new();
-        let (mut store, _) = Disk::open(folder.path(), &mesh.genesis).expect("founds");
-        fill(&mut store, &mut mesh, 3);
-        let mut bent = mesh.chain[1].clone();
-        bent.block.records = List::default();
-        store.db.put_cf(store.column(BLOCKS), 2_u64.to_be_bytes(), canonical(&bent)).expect("puts");
-        drop(store);
-        let refused = Disk::open(folder.path(), &mesh.genesis).expect_err("damaged");
-        assert!(matches!(&refused, StoreError::Damaged { what, .. } if what == "block 2"), "{refused}");
-    }
-}
+mod tests;

@@ -44,6 +44,8 @@ pub struct Config {
     pub patience: Patience,
     /// How long bidding on this site's offers lasts at most.
     pub offer_window: Millis,
+    /// How many of the newest blocks are kept; none: all.
+    pub retain: Option<u64>,
     /// The container engine's socket.
     pub docker: PathBuf,
     /// What it writes of itself.
@@ -120,6 +122,7 @@ impl Config {
             limits: limits(layers)?,
             patience: patience(layers)?,
             offer_window: Millis(layers.get("offer_window_ms", parse::whole(50, 60_000))?),
+            retain: layers.get("retain", parse::retain)?,
             docker: layers.get("docker", parse::unix_socket)?,
             log: Log {
                 format: layers.get("log_format", parse::log_format)?,

@@ -1,6 +1,6 @@
 //! The journal: what this site has promised in handoffs that are still open, on disk before anybody hears of it.
 //!
-//! One file that is only appended to: [`MAGIC`], then [`frames`] with the canonical bytes of an entry each. What a crash in
+//! One file that is only appended to, of [`frames`] with the canonical bytes of an entry each. What a crash in
 //! the middle of [`Journal::append`] left is cut off when the file is opened. Anything else that does not add up is damage
 //! to a promise that others may rely on, and is refused: a site that forgot a `Yield` would run a second copy of the
 //! container.
@@ -12,13 +12,14 @@ use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::marker::PhantomData;
 use std::path::{Path, PathBuf};
 
-use godwit_ledger::frames::{self, Damaged, TooLong};
+use godwit_ledger::frames::{self, Framing, Kind, TooLong, Unreadable};
+use godwit_ledger::wal::{Unreplaced, replace};
 use godwit_protocol::{Malformed, decode, encode};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 /// The first bytes of a journal; the last one is the format's version.
-pub const MAGIC: [u8; 8] = *b"GODWITJ2";
+pub const KIND: Kind = *b"GODWITJ3";
 
 /// A journal holds a few entries per open handoff, and is rewritten without those of a closed one. A file beyond this is
 /// not one we wrote.
@@ -56,6 +57,7 @@ pub enum Error {
 pub struct Journal<T> {
     path: PathBuf,
     file: File,
+    framing: Framing,
     /// Everything below is complete frames on disk.
     length: u64,
     failed: bool,
@@ -85,17 +87,17 @@ impl<T: Serialize + DeserializeOwned> Journal<T> {
         let mut bytes = Vec::new();
         file.read_to_end(&mut bytes).map_err(|e| failed("read")(&path, e))?;
 
-        if bytes.len() < MAGIC.len() && (MAGIC.starts_with(&bytes) || bytes.iter().all(|&byte| byte == 0)) {
+        if frames::is_unbegun(KIND, &bytes) {
             let journal = Self::begin(path)?;
             return Ok((journal, Vec::new()));
         }
-        let (entries, length) = read_frames(&path, &bytes)?;
+        let (entries, framing, length) = read_frames(&path, &bytes)?;
         if length < size {
             tracing::warn!(path = %path.display(), cut = size - length, "journal.torn_end");
             file.set_len(length).and_then(|()| file.sync_all()).map_err(|e| failed("cut the torn end of")(&path, e))?;
         }
         file.seek(SeekFrom::Start(length)).map_err(|e| failed("read")(&path, e))?;
-        Ok((Self { path, file, length, failed: false, entries: PhantomData }, entries))
+        Ok((Self { path, file, framing, length, failed: false, entries: PhantomData }, entries))
     }
 
     /// Writes one entry and returns when it is on disk.
@@ -107,7 +109,7 @@ impl<T: Serialize + DeserializeOwned> Journal<T> {
         if self.failed {
             return Err(Error::Failed { path: self.path.clone() });
         }
-        let frame = frame(entry).map_err(|source| Error::Entry { path: self.path.clone(), source })?;
+        let frame = frame(&self.framing, entry).map_err(|source| Error::Entry { path: self.path.clone(), source })?;
         if let Err(source) = self.file.write_all(&frame) {
             // Part of the frame may be there: the next one must not follow it.
             let end = self.length;
@@ -131,16 +133,17 @@ impl<T: Serialize + DeserializeOwned> Journal<T> {
         if self.failed {
             return Err(Error::Failed { path: self.path.clone() });
         }
-        let mut bytes = MAGIC.to_vec();
+        let framing = fresh();
+        let mut bytes = framing.header();
         for entry in entries {
-            bytes.extend(frame(entry).map_err(|source| Error::Entry { path: self.path.clone(), source })?);
+            bytes.extend(frame(&framing, entry).map_err(|source| Error::Entry { path: self.path.clone(), source })?);
         }
-        let next = write_whole(&self.path, &bytes).map_err(|(renamed, source)| {
-            // Renamed, but perhaps not for good: what we would append to might vanish.
-            self.failed = renamed;
+        let next = replace(&self.path, &bytes).map_err(|Unreplaced { uncertain, source }| {
+            // What we would append to might vanish.
+            self.failed = uncertain;
             self.io("rewrite", source)
         })?;
-        self.file = next;
+        (self.file, self.framing) = (next, framing);
         self.length = bytes.len() as u64;
         Ok(())
     }
@@ -152,9 +155,13 @@ impl<T: Serialize + DeserializeOwned> Journal<T> {
     }
 
     fn begin(path: PathBuf) -> Result<Self, Error> {
-        match write_whole(&path, &MAGIC) {
-            Ok(file) => Ok(Self { path, file, length: MAGIC.len() as u64, failed: false, entries: PhantomData }),
-            Err((_, source)) => Err(Error::Io { operation: "begin", path, source }),
+        let framing = fresh();
+        let header = framing.header();
+        match replace(&path, &header) {
+            Ok(file) => {
+                Ok(Self { path, file, framing, length: header.len() as u64, failed: false, entries: PhantomData })
+            }
+            Err(Unreplaced { source, .. }) => Err(Error::Io { operation: "begin", path, source }),
         }
     }
 
@@ -163,40 +170,29 @@ impl<T: Serialize + DeserializeOwned> Journal<T> {
     }
 }
 
-fn frame<T: Serialize>(entry: &T) -> Result<Vec<u8>, Malformed> {
-    frames::frame(&encode(entry)?).map_err(|TooLong(length)| Malformed::TooLong(length))
+fn fresh() -> Framing {
+    Framing::new(KIND, rand::random())
 }
 
-/// The entries, and where the last whole frame ends.
-fn read_frames<T: Serialize + DeserializeOwned>(path: &Path, bytes: &[u8]) -> Result<(Vec<T>, u64), Error> {
-    if !bytes.starts_with(&MAGIC) {
-        return Err(Error::NotAJournal { path: path.to_owned() });
-    }
-    let damaged = |Damaged(at)| Error::Damaged { path: path.to_owned(), offset: at as u64 };
-    let frames = frames::read(bytes, MAGIC.len()).map_err(damaged)?;
+fn frame<T: Serialize>(framing: &Framing, entry: &T) -> Result<Vec<u8>, Malformed> {
+    framing.frame(&encode(entry)?).map_err(|TooLong(length)| Malformed::TooLong(length))
+}
+
+/// The entries, what to frame more of them with, and where the last whole frame ends.
+fn read_frames<T: Serialize + DeserializeOwned>(path: &Path, bytes: &[u8]) -> Result<(Vec<T>, Framing, u64), Error> {
+    let frames = frames::read(KIND, bytes).map_err(|unreadable| match unreadable {
+        Unreadable::Kind => Error::NotAJournal { path: path.to_owned() },
+        Unreadable::Damaged(at) => Error::Damaged { path: path.to_owned(), offset: at as u64 },
+    })?;
     let unknown = |at| move |source| Error::Unknown { path: path.to_owned(), offset: at as u64, source };
     let decoded = frames.entries.into_iter().map(|at| decode(&bytes[at.clone()]).map_err(unknown(at.start)));
-    Ok((decoded.collect::<Result<_, _>>()?, frames.end as u64))
-}
-
-/// Puts a whole file in place: written beside, synced, renamed, the directory synced. On failure: whether the rename had
-/// already happened.
-fn write_whole(path: &Path, bytes: &[u8]) -> Result<File, (bool, io::Error)> {
-    let beside = path.with_extension("new");
-    let before = |e| (false, e);
-    let mut file =
-        OpenOptions::new().read(true).write(true).create(true).truncate(true).open(&beside).map_err(before)?;
-    file.write_all(bytes).map_err(before)?;
-    file.sync_all().map_err(before)?;
-    std::fs::rename(&beside, path).map_err(before)?;
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    File::open(folder).and_then(|folder| folder.sync_all()).map_err(|e| (true, e))?;
-    Ok(file)
+    Ok((decoded.collect::<Result<_, _>>()?, frames.framing, frames.end as u64))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use godwit_ledger::frames::HEADER;
     use std::fs;
 
     type Entry = (u64, String);
@@ -213,6 +209,10 @@ mod tests {
         (folder, path)
     }
 
+    fn framed(entry: &Entry) -> usize {
+        frame(&fresh(), entry).unwrap().len()
+    }
+
     fn read(path: &Path) -> Result<Vec<Entry>, Error> {
         Journal::open(path).map(|(_, entries)| entries)
     }
@@ -227,9 +227,7 @@ mod tests {
     fn a_journal_cut_anywhere_keeps_every_complete_entry_and_goes_on() {
         let (_folder, path) = filled(0..3);
         let whole = fs::read(&path).unwrap();
-        let ends: Vec<usize> = (0..=3)
-            .map(|n| MAGIC.len() + entries(0..n).iter().map(|e| frame(e).unwrap().len()).sum::<usize>())
-            .collect();
+        let ends: Vec<usize> = (0..=3).map(|n| HEADER + entries(0..n).iter().map(framed).sum::<usize>()).collect();
         for cut in 0..whole.len() {
             fs::write(&path, &whole[..cut]).unwrap();
             let complete = ends.iter().filter(|&&end| end <= cut).count().saturating_sub(1) as u64;
@@ -254,15 +252,15 @@ mod tests {
     fn any_flipped_bit_before_the_last_entry_is_refused() {
         let (_folder, path) = filled(0..3);
         let whole = fs::read(&path).unwrap();
-        let last = whole.len() - frame(&entries(2..3)[0]).unwrap().len();
+        let last = whole.len() - framed(&entries(2..3)[0]);
         for at in 0..last {
             let mut bytes = whole.clone();
             bytes[at] ^= 0x10;
             fs::write(&path, &bytes).unwrap();
             let error = read(&path).unwrap_err();
             let expected = match error {
-                Error::NotAJournal { .. } => at < MAGIC.len(),
-                Error::Damaged { offset, .. } => at >= MAGIC.len() && offset <= at as u64,
+                Error::NotAJournal { .. } => at < KIND.len(),
+                Error::Damaged { offset, .. } => at >= KIND.len() && offset <= at as u64,
                 _ => false,
             };
             assert!(expected, "byte {at}: {error}");
@@ -285,7 +283,7 @@ mod tests {
         let path = folder.path().join("journal");
         let (mut journal, _) = Journal::<u8>::open(&path).unwrap();
         journal.append(&7).unwrap();
-        assert!(matches!(read(&path), Err(Error::Unknown { offset: 20, .. })));
+        assert!(matches!(read(&path), Err(Error::Unknown { offset: 40, .. })));
     }
 
     #[test]

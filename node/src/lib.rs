@@ -12,6 +12,7 @@ pub mod journal;
 pub mod key;
 pub mod monitor;
 pub mod net;
+pub mod rebuild;
 pub mod run;
 pub mod runtime;
 

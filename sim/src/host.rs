@@ -139,7 +139,7 @@ impl Host {
         let clock = self.clock(now);
         let mut brain = Site::new(self.config.clone(), state.roles(), clock.0);
         let effects = brain.recover(clock, state.known(clock), state.open(), &self.binding());
-        let replica = Replica::new(replica::Config { key: self.key.clone() }, state.clone(), &self.disk.log)?;
+        let replica = Replica::new(replica::Config::new(self.key.clone()), state.clone(), &self.disk.log)?;
         let author = Author::new(state, self.key.clone());
         self.life += 1;
         self.process = Some(Process { brain, replica, author, timers: BTreeSet::new() });

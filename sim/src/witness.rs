@@ -4,8 +4,11 @@ use std::collections::BTreeSet;
 
 use godwit_ledger::block::{Certificate, Committed, Header, Height, precommit_bytes};
 use godwit_ledger::genesis::Genesis;
+use godwit_ledger::lineage::{self, Lineage};
 use godwit_ledger::replica::Commit;
 use godwit_ledger::state::State;
+use godwit_ledger::sync::snapshot::{Offer, chunk_hash};
+use godwit_protocol::bounded::List;
 use godwit_protocol::signed::verify_bytes;
 use godwit_protocol::{Hash, SiteId};
 
@@ -60,6 +63,28 @@ impl Witness {
     pub fn blocks(&self, from: Height, tip: Height) -> impl Iterator<Item = Committed> + '_ {
         let range = index(from).unwrap_or(0)..index(tip).map_or(0, |at| at + 1);
         self.blocks.get(range).unwrap_or_default().iter().map(|sealed| sealed.committed.clone())
+    }
+
+    /// The state at a site's height as it offers it to another, which trusts the validators after a lower height.
+    #[must_use]
+    pub fn offer(&self, trusted: Height, height: Height) -> Option<Offer> {
+        let committed =
+            index(height).filter(|_| height > trusted).and_then(|at| self.blocks.get(at))?.committed.clone();
+        let before = trusted.0..height.0.saturating_sub(1);
+        let links = before
+            .filter_map(|at| self.blocks.get(usize::try_from(at).ok()?))
+            .filter_map(|sealed| lineage::link(&sealed.committed, sealed.state.validators_hash()));
+        let lineage = Lineage { links: List::first(links) };
+        let chunks = List::first(self.state_at(height).chunks().iter().map(|chunk| chunk_hash(chunk)));
+        Some(Offer { header: committed.block.header, certificate: committed.certificate, lineage, chunks })
+    }
+
+    /// A chunk of that state.
+    #[must_use]
+    pub fn chunk(&self, height: Height, place: u32) -> Option<Vec<u8>> {
+        index(height).filter(|at| *at < self.blocks.len())?;
+        let place = usize::try_from(place).ok()?;
+        self.state_at(height).chunks().into_iter().nth(place)
     }
 
     /// A site commits a block; true if it is the first to do so.

@@ -165,6 +165,12 @@ impl Change {
         Ok(Self::of(&["admit", run(&mut command)?.trim()]))
     }
 
+    /// Who or what it is about: of an admission the member's line, as `godwit init` printed it.
+    #[must_use]
+    pub fn subject(&self) -> &str {
+        self.verb.last().map_or("", String::as_str)
+    }
+
     /// Proposed by the first of these validators, and approved by as many as it takes.
     ///
     /// # Errors

@@ -45,6 +45,9 @@ pub enum Place {
     Here(PathBuf),
 }
 
+/// Longer than the API itself waits for what it is asked.
+const ANSWER: std::time::Duration = std::time::Duration::from_secs(20);
+
 impl Node {
     /// In a site of the lab.
     #[must_use]
@@ -260,19 +263,34 @@ impl Node {
     /// # Errors
     /// When there is no answer, or not one of success.
     pub fn post(&self, path: &str, body: &str) -> Result<serde_json::Value> {
+        let answer = self.request("POST", path, body)?;
+        serde_json::from_str(&answer).with_context(|| format!("{path} answered {answer}"))
+    }
+
+    /// As [`Node::post`], for what is only read.
+    ///
+    /// # Errors
+    /// When there is no answer, or not one of success.
+    pub fn get(&self, path: &str) -> Result<String> {
+        self.request("GET", path, "")
+    }
+
+    fn request(&self, method: &str, path: &str, body: &str) -> Result<String> {
         let socket = match &self.place {
             // A site's files as seen from the machine.
             Place::Lab(site) => format!("/proc/{}/root{}", site.init()?, self.socket()),
             Place::Here(_) => self.socket(),
         };
         let mut stream = UnixStream::connect(&socket).with_context(|| format!("connect to {socket}"))?;
+        stream.set_read_timeout(Some(ANSWER)).context("bound the wait for the answer")?;
         let length = body.len();
-        let head = format!("POST {path} HTTP/1.1\r\nhost: site\r\nconnection: close\r\ncontent-type: application/json");
-        write!(stream, "{head}\r\ncontent-length: {length}\r\n\r\n{body}").context("send the request")?;
+        let head = format!("{method} {path} HTTP/1.1\r\nhost: site\r\nconnection: close");
+        let content = format!("content-type: application/json\r\ncontent-length: {length}");
+        write!(stream, "{head}\r\n{content}\r\n\r\n{body}").context("send the request")?;
         let answer = std::io::read_to_string(stream).context("read the answer")?;
         let (head, body) = answer.split_once("\r\n\r\n").with_context(|| format!("no answer: {answer}"))?;
         ensure!(head.starts_with("HTTP/1.1 2"), "{path}: {answer}");
-        serde_json::from_str(body).with_context(|| format!("{path} answered {body}"))
+        Ok(body.to_owned())
     }
 
     /// As [`Node::ask`], for what it prints.
@@ -295,6 +313,15 @@ impl Node {
     /// When it does not answer.
     pub fn status(&self) -> Result<Status> {
         self.ask(&["status"])
+    }
+
+    /// Whether it is a validator that does not vote, since it may have forgotten what it said.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub fn abstains(&self) -> Result<bool> {
+        let status: serde_json::Value = self.ask(&["status"])?;
+        status["abstains"].as_bool().context("the status does not say whether it abstains")
     }
 
     /// # Errors
@@ -338,6 +365,16 @@ impl Node {
     /// When it does not answer.
     pub fn blocks(&self) -> Result<Vec<Block>> {
         self.ask(&["log", "--most", "256"])
+    }
+
+    /// How many lines of its log hold this text.
+    ///
+    /// # Errors
+    /// When the log cannot be read.
+    pub fn logged(&self, text: &str) -> Result<u64> {
+        let log = fs::read(&self.log).with_context(|| format!("read {}", self.log.display()))?;
+        let log = String::from_utf8_lossy(&log);
+        Ok(log.lines().filter(|line| line.contains(text)).count() as u64)
     }
 
     /// The end of its log.

@@ -7,7 +7,7 @@ use malachitebft_core_types::{
     Round, RoundCertificate, ThresholdParams, Timeout, TimeoutKind, Validity, ValueOrigin, VoteExtensionPolicy,
 };
 
-use super::context::{Ctx, Level, Value, Voter};
+use super::context::{Committee, Ctx, Level, Value, Voter};
 use super::entry::Entry;
 use super::host::{Held, certificate};
 use super::message::{Proposed, number_of, proposal_in, proposal_out, round_of, vote_in, vote_out};
@@ -15,6 +15,7 @@ use super::{Commit, Effect, LedgerMessage, Offence, Replica, proposer};
 use crate::block::{Block, Committed, Height, VoteKind};
 use crate::record::{VerifiedRecord, record_id};
 use crate::rules::{self, Applied, BadBlock};
+use crate::state::State;
 
 /// Words of the next height that are kept of one sender: its proposal, votes and certificates of a round or two.
 const MAX_AHEAD: usize = 8;
@@ -36,7 +37,7 @@ impl Replica {
     /// Gotcha 4: start the height, index the entries, feed them, end the replay, and only then build values.
     pub(super) fn recover(&mut self) {
         let log = std::mem::take(&mut self.log);
-        if log.is_empty() || !self.votes() {
+        if log.is_empty() || !self.has_seat() {
             return;
         }
         let feeds: Vec<Feed<Ctx>> = log.iter().map(Entry::input).collect();
@@ -120,6 +121,7 @@ impl Replica {
         self.running = true;
         self.host.height = self.next();
         self.host.eager = self.has_reason();
+        self.core.params.enabled = self.votes();
         // Gotcha 5: no target time.
         let committee = self.committee.clone();
         self.drive(Feed::StartHeight(Level(self.next()), committee, false, None, VoteExtensionPolicy::Disabled));
@@ -161,7 +163,7 @@ impl Replica {
                 self.barred = Some(height);
                 self.stop_height();
                 for (site, _) in certificate.signatures.iter().filter(|(site, _)| *site != self.host.me) {
-                    self.catch_up.learn(*site, height, self.host.now);
+                    self.catch_up.suspect(*site, height, self.host.now);
                 }
             }
         }
@@ -170,25 +172,53 @@ impl Replica {
 
     /// Makes a block the last one, whether it was decided here or came with its certificate.
     pub(super) fn advance(&mut self, committed: Committed, applied: Applied) {
-        self.remember_words(committed.certificate.height);
-        let (mesh, membership) = (self.state.mesh(), self.state.membership_epoch());
+        let commit = Commit { committed, state: applied.state, events: applied.events };
+        let decided_by = self.enter(Effect::Commit(Box::new(commit.clone())), &commit);
+        self.announce(commit.committed, &decided_by);
+        self.resume_words();
+    }
+
+    /// As [`Replica::advance`], for one of many blocks that the others have long had.
+    pub(super) fn pass(&mut self, committed: Committed, applied: Applied) {
+        let commit = Commit { committed, state: applied.state, events: applied.events };
+        self.enter(Effect::Follow(Box::new(commit.clone())), &commit);
+    }
+
+    /// The state after a block takes the place of the one before; gives those who decided the block.
+    fn enter(&mut self, effect: Effect, commit: &Commit) -> Committee {
+        let mesh = self.state.mesh();
         let records: Vec<RecordId> =
-            committed.block.records.iter().filter_map(|record| record_id(&mesh, record).ok()).collect();
-        self.state = applied.state.clone();
+            commit.committed.block.records.iter().filter_map(|record| record_id(&mesh, record).ok()).collect();
+        let decided_by = self.take_over(effect, commit.state.clone());
+        for id in &records {
+            self.mempool.remove(id);
+        }
+        self.revalidate();
+        decided_by
+    }
+
+    /// Goes on from another state, once the effect that stores it has been performed; gives those who decided its block.
+    pub(super) fn take_over(&mut self, effect: Effect, state: State) -> Committee {
+        self.remember_words(self.state.height().next());
+        let membership = self.state.membership_epoch();
+        self.state = state;
         if self.state.membership_epoch() != membership {
             self.host.accused.clear();
         }
         let next = proposer::committee(&self.state);
         let decided_by = std::mem::replace(&mut self.committee, next);
-        let commit = Commit { committed, state: applied.state, events: applied.events };
-        self.host.outbox.commit(Effect::Commit(Box::new(commit.clone())));
+        self.host.outbox.commit(effect);
         self.stop_height();
-        for id in &records {
-            self.mempool.remove(id);
-        }
+        decided_by
+    }
+
+    pub(super) fn revalidate(&mut self) {
         let refused = self.mempool.revalidate(&self.state, self.host.now);
         self.refuse(refused);
-        self.announce(commit.committed, &decided_by);
+    }
+
+    /// Hears again what was said of the height that is now the next.
+    pub(super) fn resume_words(&mut self) {
         self.host.eager = self.has_reason();
         for (from, messages) in std::mem::take(&mut self.ahead) {
             messages.into_iter().for_each(|message| self.on_consensus(from, message));
@@ -266,7 +296,7 @@ impl Replica {
     }
 
     fn on_present(&mut self, from: SiteId, message: LedgerMessage) {
-        if !self.votes() || self.barred == Some(self.next()) || self.host.decided.is_some() {
+        if !self.has_seat() || self.barred == Some(self.next()) || self.host.decided.is_some() {
             return;
         }
         if let Err(what) = self.vet(&message) {
@@ -514,6 +544,11 @@ fn height_of(message: &LedgerMessage) -> Option<Height> {
         LedgerMessage::Status { .. }
         | LedgerMessage::Fetch { .. }
         | LedgerMessage::Blocks(_)
-        | LedgerMessage::Records(_) => None,
+        | LedgerMessage::Records(_)
+        | LedgerMessage::Pruned { .. }
+        | LedgerMessage::SnapshotWanted { .. }
+        | LedgerMessage::Snapshot(_)
+        | LedgerMessage::ChunkWanted { .. }
+        | LedgerMessage::Chunk { .. } => None,
     }
 }

@@ -1,13 +1,13 @@
-//! Following: committed blocks from and to other sites.
+//! Following: who is how far, and what others are told and served.
 
 use godwit_protocol::SiteId;
 use godwit_protocol::bounded::List;
 
 use super::context::Committee;
 use super::message::MAX_BLOCKS;
-use super::{Effect, LedgerMessage, Offence, Replica};
+use super::{Effect, LedgerMessage, Replica};
 use crate::block::{Committed, Height};
-use crate::rules::Applied;
+use crate::sync::serve::Wanted;
 
 impl Replica {
     pub(super) fn on_connected(&mut self, site: SiteId) {
@@ -26,6 +26,8 @@ impl Replica {
         self.connected.remove(&site);
         self.ahead.remove(&site);
         self.catch_up.forget(&site);
+        self.download.forget(&site);
+        self.serving.forget(&site, self.host.now);
     }
 
     /// How far this replica is.
@@ -35,56 +37,34 @@ impl Replica {
 
     pub(super) fn on_status(&mut self, from: SiteId, height: Height) {
         self.catch_up.learn(from, height, self.host.now);
+        // What it was told when it was connected may be lost: after a restart of its process the streams to the life before
+        // swallow words for a while. Its own words come by new ones, and where nothing is decided nobody says more.
+        if height < self.state.height() {
+            let message = self.status();
+            self.host.outbox.say(Effect::Send { to: from, message });
+        }
     }
 
     pub(super) fn on_fetch(&mut self, from: SiteId, first: Height, most: u16) {
         let most = most.min(u16::try_from(MAX_BLOCKS).unwrap_or(u16::MAX));
-        self.host.outbox.say(Effect::ServeBlocks { to: from, from: first, most });
+        self.on_wanted(from, Wanted::Blocks { from: first, most });
     }
 
-    /// Asks for what is missing.
-    pub(super) fn ask(&mut self) {
-        let most = u16::try_from(MAX_BLOCKS).unwrap_or(u16::MAX);
-        if let Some(site) = self.catch_up.ask(self.state.height(), self.host.now) {
-            let message = LedgerMessage::Fetch { from: self.next(), most };
-            self.host.outbox.say(Effect::Send { to: site, message });
-        }
+    /// Somebody asks for something: it waits for its turn, which may be now.
+    pub(super) fn on_wanted(&mut self, from: SiteId, wanted: Wanted) {
+        self.serving.want(from, wanted, self.host.now);
+        self.serve();
     }
 
-    /// Blocks with their certificates: each is verified against the state before it, whoever sends it.
-    pub(super) fn on_blocks(&mut self, from: SiteId, blocks: Vec<Committed>) {
-        let before = self.state.height();
-        for committed in blocks {
-            let height = committed.block.header.height;
-            if height > self.next() {
-                self.catch_up.learn(from, height, self.host.now);
-                break;
-            }
-            if height < self.next() {
-                continue;
-            }
-            match self.verify_committed(&committed) {
-                Ok(applied) => self.advance(committed, applied),
-                Err(what) => {
-                    self.misbehaved(from, what);
-                    self.catch_up.forget(&from);
-                    return;
-                }
-            }
+    /// Serves whoever's turn it is.
+    pub(super) fn serve(&mut self) {
+        while let Some((to, wanted)) = self.serving.due(self.host.now) {
+            self.host.outbox.say(match wanted {
+                Wanted::Blocks { from, most } => Effect::ServeBlocks { to, from, most },
+                Wanted::Snapshot { trusted } => Effect::ServeSnapshot { to, trusted },
+                Wanted::Chunk { height, index } => Effect::ServeChunk { to, height, index },
+            });
         }
-        if self.catch_up.answered(&from, self.state.height() > before) {
-            self.ask();
-        }
-    }
-
-    fn verify_committed(&self, committed: &Committed) -> Result<Applied, Offence> {
-        let header = &committed.block.header;
-        let height = header.height;
-        // The rules come first: they bind the header to this mesh and to its parent.
-        let applied = self.apply(&committed.block).map_err(|source| Offence::BadCommitted { height, source })?;
-        let validators = self.state.validators();
-        committed.certificate.check(header, validators).map_err(|source| Offence::BadCertificate { height, source })?;
-        Ok(applied)
     }
 
     /// Tells followers of a new block. One validator sends each of them the block, another one each time; the others say

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::context::{Ballot, Ctx, Level, Motion, Sig, Value, Voter};
 use crate::block::{Block, Committed, Height, Vote, VoteKind};
 use crate::record::SignedRecord;
+use crate::sync::snapshot::{MAX_CHUNK, Offer};
 
 /// Blocks in one answer: fewer if they would exceed the codec's limit.
 pub const MAX_BLOCKS: usize = 64;
@@ -55,6 +56,34 @@ pub enum LedgerMessage {
     Blocks(List<Committed, MAX_BLOCKS>),
     /// Records that wait for a block, sent to the validators when gossip alone did not get them committed.
     Records(List<SignedRecord, MAX_RECORDS_SENT>),
+    /// The answer to `Fetch` for blocks that its sender does not keep.
+    Pruned {
+        /// The first block that it keeps.
+        base: Height,
+    },
+    /// Asks for a snapshot of the state.
+    SnapshotWanted {
+        /// The asker's height: it trusts the validators of the next.
+        trusted: Height,
+    },
+    /// The newest snapshot that its sender has; none if it has none beyond the asker's height. Boxed: it may be large.
+    Snapshot(Option<Box<Offer>>),
+    /// Asks for a chunk of a snapshot.
+    ChunkWanted {
+        /// The snapshot's height.
+        height: Height,
+        /// The chunk's place.
+        index: u32,
+    },
+    /// A chunk of a snapshot.
+    Chunk {
+        /// The snapshot's height.
+        height: Height,
+        /// The chunk's place.
+        index: u32,
+        /// Its content; empty if its sender has it no more.
+        bytes: List<u8, MAX_CHUNK>,
+    },
 }
 
 /// A vote with its signature.
@@ -109,6 +138,11 @@ impl LedgerMessage {
             Self::Fetch { .. } => "fetch",
             Self::Blocks(_) => "blocks",
             Self::Records(_) => "records",
+            Self::Pruned { .. } => "pruned",
+            Self::SnapshotWanted { .. } => "snapshot-wanted",
+            Self::Snapshot(_) => "snapshot",
+            Self::ChunkWanted { .. } => "chunk-wanted",
+            Self::Chunk { .. } => "chunk",
         }
     }
 }

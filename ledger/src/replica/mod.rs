@@ -4,8 +4,10 @@
 //! and gives the effects, in the order in which they must be performed: what is written ahead comes before the
 //! [`Effect::WalSync`] that comes before what was signed.
 //!
-//! Non-goals: a validator that lost its write-ahead log may contradict what it said before the loss; it must join anew
-//! with a new key. Blocks are not split: one travels whole, beside its proposal.
+//! A validator that lost its write-ahead log may contradict what it said before the loss: it is started with
+//! [`Config::forgot`], follows without a word, and votes again once no height is left on which it may have voted.
+//!
+//! Non-goals: blocks are not split: one travels whole, beside its proposal.
 //!
 //! The core has gotchas; each is dealt with where its number is named:
 //!  1. its proposal-only mode takes every value for valid: blocks are fed with our own verdict (`judge`);
@@ -21,6 +23,7 @@
 mod consensus;
 mod context;
 mod entry;
+mod fetch;
 mod follow;
 mod host;
 mod mempool;
@@ -48,6 +51,8 @@ use crate::refusal::Refusal;
 use crate::rules::BadBlock;
 use crate::state::State;
 use crate::sync::CatchUp;
+use crate::sync::serve::{Serving, Wanted};
+use crate::sync::snapshot::{BadOffer, Download, Kept, Offer};
 use context::{Committee, Ctx, Level, Voter};
 use entry::Entry;
 use host::Host;
@@ -122,7 +127,8 @@ pub enum Effect {
     CancelTimers,
     /// A block was decided: store it and the state in one atomic synced write, then empty the write-ahead log.
     Commit(Box<Commit>),
-    /// Read committed blocks and send them as [`LedgerMessage::Blocks`]; an empty list if there are none.
+    /// Read committed blocks and send them as [`LedgerMessage::Blocks`], an empty list if there are none; below the first
+    /// block that is kept, [`LedgerMessage::Pruned`].
     ServeBlocks {
         /// To whom.
         to: SiteId,
@@ -154,6 +160,51 @@ pub enum Effect {
     },
     /// A validator contradicted itself: say so in the ledger.
     Accuse(Box<Evidence>),
+    /// As `Commit`, for one of many blocks that were decided long ago: it need not be on disk before what follows.
+    Follow(Box<Commit>),
+    /// Bring what was followed to disk before anything that follows.
+    StoreSync,
+    /// Send the newest snapshot beyond a height as [`LedgerMessage::Snapshot`], with the changes of the validators since.
+    ServeSnapshot {
+        /// To whom.
+        to: SiteId,
+        /// Its height.
+        trusted: Height,
+    },
+    /// Send a chunk of a snapshot as [`LedgerMessage::Chunk`].
+    ServeChunk {
+        /// To whom.
+        to: SiteId,
+        /// The snapshot's height.
+        height: Height,
+        /// The chunk's place.
+        index: u32,
+    },
+    /// A snapshot is being fetched: keep this instead of what is left of an earlier one. Need not be synced.
+    KeepOffer(Box<Offer>),
+    /// Keep a chunk of it. Need not be synced.
+    KeepChunk {
+        /// Its place.
+        index: u32,
+        /// Its content.
+        bytes: Vec<u8>,
+    },
+    /// Nothing of it is of use.
+    DropDownload,
+    /// The state of a snapshot takes the place of all blocks up to its height: store it in one atomic synced write, then
+    /// empty the write-ahead log. Who follows the ledger by its events has missed some, and must begin anew.
+    Adopt(Box<Adopted>),
+}
+
+/// A state that was fetched.
+#[derive(Clone, Debug)]
+pub struct Adopted {
+    /// What shows that it is the mesh's.
+    pub offer: Offer,
+    /// Its canonical chunks.
+    pub chunks: Vec<Vec<u8>>,
+    /// The state.
+    pub state: State,
 }
 
 /// A decided block and where it leads.
@@ -227,6 +278,45 @@ pub enum Offence {
     ForgedRecord(#[source] Forged),
     #[error("two different votes or proposals for one round of height {0}")]
     Equivocation(Height),
+    #[error("no blocks, although it says that it has them up to {claim}")]
+    NoBlocks { claim: Height },
+    #[error("other blocks than it was asked for")]
+    OtherBlocks,
+    #[error("a snapshot that proves nothing")]
+    BadOffer(#[source] BadOffer),
+    #[error("a snapshot whose content is not the state that its header names")]
+    BadSnapshot,
+    #[error("a chunk of a snapshot that has another hash")]
+    BadChunk,
+}
+
+impl Offence {
+    /// Its name, for metrics.
+    #[must_use]
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::ForgedVote => "forged-vote",
+            Self::ForgedProposal => "forged-proposal",
+            Self::NotTheProposer(_) => "not-the-proposer",
+            Self::NotAValidator(_) => "not-a-validator",
+            Self::OtherBlock => "other-block",
+            Self::OthersBlock => "others-block",
+            Self::BadPolka(_) => "bad-polka",
+            Self::BadRounds(_) => "bad-rounds",
+            Self::AbsurdRound => "absurd-round",
+            Self::BadBlock(_) => "bad-block",
+            Self::Clock { .. } => "clock",
+            Self::BadCertificate { .. } => "bad-certificate",
+            Self::BadCommitted { .. } => "bad-committed",
+            Self::ForgedRecord(_) => "forged-record",
+            Self::Equivocation(_) => "equivocation",
+            Self::NoBlocks { .. } => "no-blocks",
+            Self::OtherBlocks => "other-blocks",
+            Self::BadOffer(_) => "bad-offer",
+            Self::BadSnapshot => "bad-snapshot",
+            Self::BadChunk => "bad-chunk",
+        }
+    }
 }
 
 /// What a replica is.
@@ -234,6 +324,21 @@ pub enum Offence {
 pub struct Config {
     /// The site's key.
     pub key: SigningKey,
+    /// When this site lost what it had said, by its clock: it does not vote before it has followed a block that was built
+    /// later, since on that block's height and those before it may have voted.
+    pub forgot: Option<Time>,
+    /// Whether this site keeps all blocks, and therefore fetches all.
+    pub archives: bool,
+    /// What is on disk of a snapshot that was being fetched.
+    pub kept: Option<Kept>,
+}
+
+impl Config {
+    /// Of a site that has forgotten nothing and keeps everything.
+    #[must_use]
+    pub const fn new(key: SigningKey) -> Self {
+        Self { key, forgot: None, archives: true, kept: None }
+    }
 }
 
 /// One site's replica.
@@ -244,6 +349,10 @@ pub struct Replica {
     committee: Committee,
     mempool: Mempool,
     catch_up: CatchUp,
+    download: Download,
+    serving: Serving,
+    forgot: Option<Time>,
+    archives: bool,
     connected: BTreeSet<SiteId>,
     /// Words of the next height, by who sent them.
     ahead: BTreeMap<SiteId, Vec<LedgerMessage>>,
@@ -282,13 +391,18 @@ impl Replica {
         };
         // The core's own queue for later heights stays empty: `ahead` bounds it by sender.
         let core = Core::new(Ctx, Level(state.height().next()), committee.clone(), params, 1, 1);
-        Ok(Self {
+        let download = config.kept.map(Download::resume).unwrap_or_default();
+        let mut replica = Self {
             core,
             host,
             state,
             committee,
             mempool: Mempool::default(),
             catch_up: CatchUp::default(),
+            download,
+            serving: Serving::default(),
+            forgot: config.forgot,
+            archives: config.archives,
             connected: BTreeSet::new(),
             ahead: BTreeMap::new(),
             past: Past::default(),
@@ -299,7 +413,22 @@ impl Replica {
             paused: Vec::new(),
             resend: None,
             halted: false,
-        })
+        };
+        replica.core.params.enabled = !replica.abstains();
+        Ok(replica)
+    }
+
+    /// Whether this site, though a validator, does not vote: on the height being decided, or an earlier one that it does not
+    /// know yet, it may have voted and does not remember.
+    ///
+    /// A block is built at its proposer's time, and a correct validator lets that be ahead of its own clock by the mesh's
+    /// bound at most, as its clock may be of ours. So if a block's time is further than twice the bound behind the loss,
+    /// it was not decided before the loss; its height is then the highest that this site can have voted on.
+    #[must_use]
+    pub fn abstains(&self) -> bool {
+        let bound = Millis(self.state.founding().clock_bound_ms);
+        let forgot = self.forgot.map(|forgot| forgot.after(bound).after(bound));
+        self.has_seat() && forgot.is_some_and(|forgot| self.state.time() <= forgot)
     }
 
     /// The state after the last committed block.
@@ -343,6 +472,11 @@ impl Replica {
             LedgerMessage::Fetch { from: first, most } => self.on_fetch(from, first, most),
             LedgerMessage::Blocks(blocks) => self.on_blocks(from, blocks.into_inner()),
             LedgerMessage::Records(records) => self.on_records(from, records.into_inner()),
+            LedgerMessage::Pruned { base } => self.on_pruned(from, base),
+            LedgerMessage::SnapshotWanted { trusted } => self.on_wanted(from, Wanted::Snapshot { trusted }),
+            LedgerMessage::Snapshot(offer) => self.on_snapshot(from, offer),
+            LedgerMessage::ChunkWanted { height, index } => self.on_wanted(from, Wanted::Chunk { height, index }),
+            LedgerMessage::Chunk { height, index, bytes } => self.on_chunk(from, height, index, bytes.into_inner()),
             LedgerMessage::Vote { .. }
             | LedgerMessage::Proposal(_)
             | LedgerMessage::Polka(_)
@@ -355,6 +489,7 @@ impl Replica {
             Some(Purpose::Core(timeout)) => self.on_timeout(timeout),
             Some(Purpose::Own(Standing::Records)) => self.resend_records(),
             Some(Purpose::Own(Standing::CatchUp)) => self.ask(),
+            Some(Purpose::Own(Standing::Serve)) => self.serve(),
             // What is due is seen when the step settles.
             Some(Purpose::Own(Standing::Due)) | None => {}
         }
@@ -371,8 +506,9 @@ impl Replica {
         let now = self.host.now;
         let due = self.next_due().map(|at| (Standing::Due, at));
         let records = self.next_resend().map(|at| (Standing::Records, at));
-        let catch_up = self.catch_up.next_at(self.state.height(), now).map(|at| (Standing::CatchUp, at));
-        for (timer, at) in [due, records, catch_up].into_iter().flatten() {
+        let catch_up = self.next_ask().map(|at| (Standing::CatchUp, at));
+        let serve = self.serving.next_at().map(|at| (Standing::Serve, at));
+        for (timer, at) in [due, records, catch_up, serve].into_iter().flatten() {
             if let Some(set) = self.host.timers.stand(timer, at, now) {
                 self.host.outbox.say(set);
             }
@@ -387,8 +523,13 @@ impl Replica {
         self.state.height().next()
     }
 
-    /// Whether this site has a vote at the next height.
-    fn votes(&self) -> bool {
+    /// Whether this site is one of those who decide the next height.
+    fn has_seat(&self) -> bool {
         self.committee.contains(&self.host.me)
+    }
+
+    /// Whether it votes on the next height.
+    fn votes(&self) -> bool {
+        self.has_seat() && !self.abstains()
     }
 }

@@ -7,6 +7,10 @@ use godwit_protocol::bounded::List;
 use godwit_protocol::membership::{Change, Role};
 use godwit_protocol::{Hash, MeshId, Message, Millis, Signature, Signed};
 
+mod absence;
+mod fetching;
+mod forgetting;
+
 use super::*;
 use crate::block::{Vote, VoteKind};
 use crate::harness::{Network, Weather};
@@ -249,7 +253,7 @@ fn a_validator_is_added_by_a_record_and_votes_from_the_next_height() {
 /// A replica that is asked at once, with the others' words made by the test.
 fn alone(by: u8) -> (Mesh, Replica) {
     let mesh = Mesh::new();
-    let replica = Replica::new(Config { key: key(by) }, mesh.state.clone(), &[]).expect("an empty log");
+    let replica = Replica::new(Config::new(key(by)), mesh.state.clone(), &[]).expect("an empty log");
     (mesh, replica)
 }
 
@@ -365,10 +369,10 @@ fn a_proposal_whose_clock_is_off_gets_no_vote_and_one_by_another_is_refused() {
 fn a_log_of_a_later_height_than_the_store_is_refused() {
     let mesh = Mesh::new();
     let entry = Entry::Vote(vote(&mesh, 0, &mesh.state.mesh(), 5)).encode();
-    let refused = Replica::new(Config { key: key(0) }, mesh.state.clone(), &[entry]).err();
+    let refused = Replica::new(Config::new(key(0)), mesh.state.clone(), &[entry]).err();
     assert_eq!(refused, Some(BadWal::StoreBehind { index: 0, found: Height(5), stored: Height(0) }));
     assert!(matches!(
-        Replica::new(Config { key: key(0) }, mesh.state, &[vec![1, 2, 3]]).err(),
+        Replica::new(Config::new(key(0)), mesh.state, &[vec![1, 2, 3]]).err(),
         Some(BadWal::Malformed { index: 0, .. })
     ));
 }
@@ -401,6 +405,24 @@ fn a_record_goes_to_the_proposer_at_once_whatever_gossip_does() {
         let effects = replica.step(mesh.now, Input::Submit(record.clone()));
         let expected = (site(by) != proposer).then(|| (proposer, record.into_signed()));
         assert_eq!(effects.iter().find_map(sent), expected, "site {by}");
+    }
+}
+
+#[test]
+fn who_says_that_it_is_behind_is_told_how_far_the_others_are() {
+    let (mut mesh, _) = alone(0);
+    mesh.say(0, Message::Register(register(1)));
+    let mut replica = Replica::new(Config::new(key(0)), mesh.state.clone(), &[]).expect("an empty log");
+    let told = |effects: &[Effect]| {
+        let is_status = |effect: &&Effect| {
+            matches!(effect, Effect::Send { to, message: LedgerMessage::Status { height, .. } }
+                if *to == site(1) && *height == Height(1))
+        };
+        effects.iter().filter(is_status).count()
+    };
+    for (height, count) in [(0, 1), (1, 0), (2, 0)] {
+        let status = LedgerMessage::Status { height: Height(height), tip: Hash::ZERO };
+        assert_eq!(told(&hear(&mesh, &mut replica, status)), count, "of height {height}");
     }
 }
 

@@ -25,6 +25,8 @@ pub(super) enum Standing {
     Records,
     /// Missing blocks are asked for.
     CatchUp,
+    /// Somebody who asked for blocks is served.
+    Serve,
 }
 
 /// The timers that are set and not yet overtaken: a token that is not among them is ignored when it fires.

@@ -70,35 +70,37 @@ pub enum BadSnapshot {
 }
 
 impl State {
-    /// The whole state in canonical bytes: one state has one snapshot.
+    /// The whole state in canonical chunks, each within the codec's limit: one state has one snapshot.
+    ///
+    /// # Panics
+    /// Never: entries are bounded below the codec's limit.
     #[must_use]
-    pub fn encode(&self) -> Vec<u8> {
+    pub fn chunks(&self) -> Vec<Vec<u8>> {
         let head =
             Head { mesh: self.mesh, header: self.header.as_deref().cloned(), membership_epoch: self.membership_epoch };
-        let mut bytes = Vec::new();
-        push(&mut bytes, &encode(&head).expect("a header is far below the codec's limit"));
+        let mut chunks = vec![encode(&head).expect("a header is far below the codec's limit")];
         let (mut chunk, mut size) = (Vec::new(), 0);
         for entry in self.entries() {
             size += encode(&entry).expect("entries are bounded below the codec's limit").len();
             chunk.push(entry);
             if size >= CHUNK {
-                push(&mut bytes, &encode(&chunk).expect("a chunk is bounded below the codec's limit"));
+                chunks.push(encode(&chunk).expect("a chunk is bounded below the codec's limit"));
                 (chunk, size) = (Vec::new(), 0);
             }
         }
         if !chunk.is_empty() {
-            push(&mut bytes, &encode(&chunk).expect("a chunk is bounded below the codec's limit"));
+            chunks.push(encode(&chunk).expect("a chunk is bounded below the codec's limit"));
         }
-        bytes
+        chunks
     }
 
-    /// The state of a snapshot. Its header is not checked against a certificate here.
+    /// The state of a snapshot's chunks. Its header is not checked against a certificate here.
     ///
     /// # Errors
     /// [`BadSnapshot`] says what is wrong with it.
-    pub fn decode(genesis: &Genesis, bytes: &[u8]) -> Result<Self, BadSnapshot> {
-        let mut chunks = Chunks { rest: bytes, index: 0 };
-        let head: Head = chunks.next().ok_or(BadSnapshot::Cut { chunk: 0 })??;
+    pub fn from_chunks<T: AsRef<[u8]>>(genesis: &Genesis, chunks: &[T]) -> Result<Self, BadSnapshot> {
+        let (first, rest) = chunks.split_first().ok_or(BadSnapshot::Cut { chunk: 0 })?;
+        let head: Head = decode(first.as_ref()).map_err(|source| BadSnapshot::Chunk { chunk: 0, source })?;
         if head.mesh != genesis.mesh() {
             return Err(BadSnapshot::Mesh(head.mesh));
         }
@@ -109,10 +111,9 @@ impl State {
             state.seats.remove(&member.site);
         }
         state.membership_epoch = head.membership_epoch;
-        while let Some(chunk) = chunks.next::<Vec<Entry>>() {
-            for entry in chunk? {
-                state.put(entry);
-            }
+        for (chunk, bytes) in (1..).zip(rest) {
+            let entries: Vec<Entry> = decode(bytes.as_ref()).map_err(|source| BadSnapshot::Chunk { chunk, source })?;
+            entries.into_iter().for_each(|entry| state.put(entry));
         }
         state.index();
         state.seal();
@@ -123,7 +124,31 @@ impl State {
         if let Some(header) = &head.header {
             state.advance(header);
         }
-        if state.encode() == bytes { Ok(state) } else { Err(BadSnapshot::NotCanonical) }
+        let same = state.chunks().iter().map(Vec::as_slice).eq(chunks.iter().map(AsRef::as_ref));
+        if same { Ok(state) } else { Err(BadSnapshot::NotCanonical) }
+    }
+
+    /// The whole state in canonical bytes: its chunks, each behind its length.
+    ///
+    /// # Panics
+    /// Never: a chunk is bounded below the codec's limit.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        for chunk in self.chunks() {
+            let length = u32::try_from(chunk.len()).expect("a chunk is bounded below the codec's limit");
+            bytes.extend_from_slice(&length.to_le_bytes());
+            bytes.extend_from_slice(&chunk);
+        }
+        bytes
+    }
+
+    /// The state of a snapshot. Its header is not checked against a certificate here.
+    ///
+    /// # Errors
+    /// [`BadSnapshot`] says what is wrong with it.
+    pub fn decode(genesis: &Genesis, bytes: &[u8]) -> Result<Self, BadSnapshot> {
+        Self::from_chunks(genesis, &split(bytes)?)
     }
 
     fn entries(&self) -> impl Iterator<Item = Entry> {
@@ -158,35 +183,18 @@ impl State {
     }
 }
 
-fn push(bytes: &mut Vec<u8>, chunk: &[u8]) {
-    let length = u32::try_from(chunk.len()).expect("a chunk is bounded below the codec's limit");
-    bytes.extend_from_slice(&length.to_le_bytes());
-    bytes.extend_from_slice(chunk);
-}
-
-struct Chunks<'a> {
-    rest: &'a [u8],
-    index: usize,
-}
-
-impl Chunks<'_> {
-    fn next<T: Serialize + serde::de::DeserializeOwned>(&mut self) -> Option<Result<T, BadSnapshot>> {
-        if self.rest.is_empty() {
-            return None;
-        }
-        let chunk = self.index;
-        self.index += 1;
-        let split = self
-            .rest
+/// The chunks of a snapshot that is in one piece.
+fn split(mut bytes: &[u8]) -> Result<Vec<&[u8]>, BadSnapshot> {
+    let mut chunks = Vec::new();
+    while !bytes.is_empty() {
+        let (chunk, rest) = bytes
             .split_first_chunk::<4>()
-            .and_then(|(length, rest)| rest.split_at_checked(usize::try_from(u32::from_le_bytes(*length)).ok()?));
-        let Some((body, rest)) = split else {
-            self.rest = &[];
-            return Some(Err(BadSnapshot::Cut { chunk }));
-        };
-        self.rest = rest;
-        Some(decode(body).map_err(|source| BadSnapshot::Chunk { chunk, source }))
+            .and_then(|(length, rest)| rest.split_at_checked(usize::try_from(u32::from_le_bytes(*length)).ok()?))
+            .ok_or(BadSnapshot::Cut { chunk: chunks.len() })?;
+        chunks.push(chunk);
+        bytes = rest;
     }
+    Ok(chunks)
 }
 
 #[cfg(test)]
@@ -249,13 +257,11 @@ mod tests {
         assert_eq!(State::decode(&other, &snapshot).err(), Some(BadSnapshot::Mesh(state.mesh())));
         let entries: Vec<Entry> = state.entries().collect();
         for turned in [entries.iter().rev().cloned().collect(), [&entries[..], &entries[..1]].concat()] {
-            let mut bytes = snapshot[..head(&snapshot)].to_vec();
-            push(&mut bytes, &encode(&turned).expect("small"));
-            assert_eq!(State::decode(state.founding(), &bytes).err(), Some(BadSnapshot::NotCanonical));
+            let chunks = [state.chunks()[0].clone(), encode(&turned).expect("small")];
+            assert_eq!(State::from_chunks(state.founding(), &chunks).err(), Some(BadSnapshot::NotCanonical));
         }
-        let mut bytes = snapshot[..head(&snapshot)].to_vec();
-        push(&mut bytes, &encode(&entries[1..].to_vec()).expect("small"));
-        assert!(matches!(State::decode(state.founding(), &bytes), Err(BadSnapshot::Root { .. })));
+        let chunks = [state.chunks()[0].clone(), encode(&entries[1..].to_vec()).expect("small")];
+        assert!(matches!(State::from_chunks(state.founding(), &chunks), Err(BadSnapshot::Root { .. })));
     }
 
     #[test]

@@ -133,6 +133,8 @@ pub fn status() -> StatusView {
         containers: 2,
         open_offers: 1,
         draining: false,
+        abstains: false,
+        base: 1,
         address: Address([192, 0, 2, 7].into()),
         listening: vec!["/ip4/192.0.2.7/tcp/4101".to_owned()],
     }

@@ -60,11 +60,21 @@ pub struct StatusView {
     pub open_offers: u32,
     /// Whether an operator empties it.
     pub draining: bool,
+    /// Whether it is a validator that does not vote, since it may have forgotten what it said.
+    #[serde(default)]
+    pub abstains: bool,
+    /// The first block that it keeps.
+    #[serde(default = "first_height")]
+    pub base: u64,
     /// Where other sites route its containers' traffic.
     #[schema(value_type = String)]
     pub address: Address,
     /// The multiaddresses it listens on.
     pub listening: Vec<String>,
+}
+
+const fn first_height() -> u64 {
+    1
 }
 
 /// Whether the site is well.

@@ -247,6 +247,22 @@ The validators must admit its member line first: `godwit member --help`. It need
         #[command(flatten)]
         settings: SettingArgs,
     },
+    /// Move a damaged ledger aside, so that the site fetches it again from the others
+    #[command(after_help = "\
+Examples:
+  godwit rebuild
+  godwit rebuild --yes --json
+
+For a site that does not start because its ledger or write-ahead log is damaged or lost, and for one whose data folder was
+lost as a whole: before its next `godwit run`. The site must not be running. Nothing is deleted: what is damaged goes to
+the folder `aside`. A validator then follows without voting until a block is committed that was built after this moment:
+on the blocks before it, it may have voted and does not remember. If too few others vote meanwhile, the ledger stands
+still: bring them back first.")]
+    Rebuild {
+        /// Do not ask
+        #[arg(long, short)]
+        yes: bool,
+    },
     /// The mesh's members: list, and change by the approval of the validators
     #[command(subcommand)]
     Member(MemberCommand),

@@ -91,7 +91,7 @@ fn port(listen: &Multiaddr) -> Check {
 }
 
 /// Validators whose clocks differ refuse each other's blocks.
-async fn clock() -> Check {
+pub async fn clock() -> Check {
     let name = "clock";
     let remedy = "start a time service, for example chrony or systemd-timesyncd";
     if let Some(text) = answer("chronyc", &["-n", "tracking"]).await {

@@ -1,7 +1,8 @@
 //! The command line: what an operator types, and what comes back.
 //!
-//! Commands that concern a running site are requests to its API; `init`, `genesis`, `config`, `doctor`, `audit`, `verify`
-//! and `export` work on files; `run` is the site itself, `follow` an auditor's; `client` is a vehicle's or device's side.
+//! Commands that concern a running site are requests to its API; `init`, `genesis`, `config`, `doctor`, `audit`, `verify`,
+//! `export` and `rebuild` work on files; `run` is the site itself, `follow` an auditor's; `client` is a vehicle's or
+//! device's side.
 //!
 //! Invariant: standard output carries what was asked for and nothing else; progress and errors go to standard error.
 
@@ -22,6 +23,7 @@ mod moves;
 mod out;
 mod petition;
 mod proof;
+mod rebuild;
 pub mod seam;
 mod site;
 mod source;
@@ -95,6 +97,7 @@ pub async fn run(cli: Cli) -> Result<(), Failure> {
         Command::Verify(args) => proof::verify(&args, out),
         Command::Export(args) => export::export(args, api, out).await,
         Command::Follow { until, settings } => follow::follow(config, &settings, until, out).await,
+        Command::Rebuild { yes } => rebuild::rebuild(yes, config, out).await,
         Command::Member(MemberCommand::List) => member::list(&api()?, out).await,
         Command::Member(MemberCommand::Admit { member, force }) => member::admit(&api()?, &member, force, out).await,
         Command::Member(MemberCommand::Promote(args)) => member::change(&api()?, Verb::Promote, &args, out).await,

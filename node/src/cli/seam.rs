@@ -153,7 +153,14 @@ pub async fn follow(
 /// # Errors
 /// What kept it from starting, or ended it.
 pub async fn run(config: Config) -> Result<(), Failure> {
-    let failed = |error: anyhow::Error| Failure::Part { what: "run the site", source: error.into(), remedy: None };
+    let failed = |error: anyhow::Error| Failure::Part {
+        what: "run the site",
+        remedy: crate::run::is_loss(&error).then(|| {
+            "`godwit rebuild` moves the damaged ledger aside and lets this site fetch it again from the others"
+                .to_owned()
+        }),
+        source: error.into(),
+    };
     crate::run::run(config).await.map_err(failed)
 }
 

@@ -80,8 +80,14 @@ pub(super) fn status_table(status: &StatusView) -> String {
         ("site", format!("{} ({})", status.site, or_dash(Some(status.name.clone())))),
         ("mesh", format!("{} ({})", status.mesh, status.mesh_name)),
         ("role", role.unwrap_or_else(|| "no member of this mesh".to_owned())),
+        (
+            "votes",
+            if status.abstains { "not yet: its ledger was rebuilt (see its health)" } else { "as its role says" }
+                .to_owned(),
+        ),
         ("version", format!("{}, up for {}", status.version, span(status.uptime_ms))),
         ("height", format!("{}, {} UTC", status.height, moment(status.block_time))),
+        ("blocks", format!("from {} on", status.base)),
         ("tip", status.tip.to_string()),
         ("state root", status.state_root.to_string()),
         ("peers", format!("{} of {} members, {} validators", status.peers, status.members, status.validators)),

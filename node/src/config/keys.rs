@@ -85,6 +85,13 @@ pub const KEYS: &[Key] = &[
     ),
     key("slowest_link_mbit", "16", "The slowest link to another site that a source waits for, in Mbit/s."),
     key("again_ms", "5000", "After this long without an answer a site says its word to the ledger again, in ms."),
+    key(
+        "retain",
+        r#""all""#,
+        "How many of the ledger's newest blocks are kept, 4096 or more, or \"all\". An archive, which keeps all, can be \
+         audited from genesis; another site can be from its first block on. A site that keeps all fetches all: one that does \
+         not is back sooner after a long absence.",
+    ),
     key("docker", r#""unix:///var/run/docker.sock""#, "The container engine's socket."),
     key("api_socket", r#""/run/godwit/api.sock""#, "The socket of the local API, for the owner only (mode 600)."),
     key(

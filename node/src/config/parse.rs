@@ -6,6 +6,7 @@ use std::fmt::Display;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
+use godwit_ledger::store::MIN_RETAINED;
 use godwit_protocol::bounded::Text;
 use libp2p::Multiaddr;
 use libp2p::multiaddr::Protocol;
@@ -30,6 +31,16 @@ where
         let number = number.and_then(|number| T::try_from(number).ok());
         number.filter(|n| (least..=most).contains(n)).ok_or_else(|| format!("a whole number from {least} to {most}"))
     }
+}
+
+/// "all", or how many.
+pub(super) fn retain(value: &Value) -> Result<Option<u64>, String> {
+    if text(value) == Some("all") {
+        return Ok(None);
+    }
+    whole(MIN_RETAINED, u64::MAX)(value)
+        .map(Some)
+        .map_err(|_| format!("\"all\", or a number of blocks of at least {MIN_RETAINED}"))
 }
 
 pub(super) fn switch(value: &Value) -> Result<bool, String> {

@@ -44,6 +44,8 @@ fn the_defaults_are_the_documented_ones() {
     assert_eq!(config.limits, Limits::default());
     assert_eq!(config.patience, Patience::default());
     assert_eq!(config.offer_window, godwit_protocol::offer::DEFAULT_WINDOW);
+    assert_eq!(config.retain, None);
+    assert_eq!(load("retain = 5000", &[("GODWIT_RETAIN", "6000")], &[]).unwrap().retain, Some(6000));
     assert!(config.api.loopback.is_none() && config.net.mdns && config.net.peers.is_empty());
 }
 
@@ -110,6 +112,9 @@ fn every_bad_value_is_refused_by_the_name_of_its_key() {
         ("ready_timeout_ms", "0"),
         ("yield_timeout_ms", "0"),
         ("receipt_timeout_ms", "0"),
+        ("retain", "0"),
+        ("retain", "4095"),
+        ("retain", "'some'"),
         ("docker", "'tcp://192.0.2.1:2375'"),
         ("api_socket", "'api.sock'"),
         ("api_listen", "'0.0.0.0:4180'"),

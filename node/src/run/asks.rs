@@ -92,6 +92,8 @@ impl Host {
             containers: count(state.containers().filter(|(_, known)| known.owner == self.me).count()),
             open_offers: count(state.offers().count()),
             draining: self.site.is_draining(),
+            abstains: self.ledger.abstains(),
+            base: self.ledger.base().0,
             address: self.asks.config.net.address,
             listening: self.net.listening().borrow().iter().map(ToString::to_string).collect(),
         }
@@ -104,6 +106,7 @@ impl Host {
         let present = validators.iter().filter(|site| **site == self.me || self.net.is_connected(site)).count();
         let quorum = present * 3 > validators.len() * 2;
         let total = validators.len();
+        let abstains = self.ledger.abstains();
         let mut problems: Vec<Problem> = state
             .members()
             .filter(|member| state.is_suspended(&member.site))
@@ -122,6 +125,16 @@ impl Host {
                 problems.push(Problem {
                     problem: format!("{present} of {total} validators are connected: the ledger stands still"),
                     remedy: Some("look at the other sites and the network between them".to_owned()),
+                });
+            }
+            if abstains {
+                problems.push(Problem {
+                    problem: super::ledger::ABSTAINS.to_owned(),
+                    remedy: Some(
+                        "if no block comes although records wait, too few others vote: bring them back, or have this \
+                         site's key replaced by the key of a new member"
+                            .to_owned(),
+                    ),
                 });
             }
             reply.send(Ok(HealthView { healthy: problems.is_empty(), problems }));

@@ -50,7 +50,7 @@ pub async fn follow(
     let mut interrupted = signal(SignalKind::interrupt()).context("listen for SIGINT")?;
     let mut terminated = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
     let founding = genesis::read(&config.genesis)?;
-    let (ledger, key) = Ledger::open(&config.data_dir, &founding, &config.key)?;
+    let (ledger, key) = Ledger::open(&config, &founding)?;
     let (net, mut heard) = Endpoint::start(NetConfig {
         key: key.clone(),
         mesh: founding.mesh(),
@@ -114,12 +114,13 @@ fn heed(event: NetEvent) -> Option<Input> {
 impl Follower {
     fn step(&mut self, input: Input) -> anyhow::Result<()> {
         for effect in self.ledger.step(now(), input) {
-            if let Some(Left::Committed(commit)) = self.ledger.perform(&self.net, effect)? {
-                debug!(height = %commit.committed.block.header.height, "followed");
+            if let Some(Left::Committed(_) | Left::Adopted) = self.ledger.perform(&self.net, effect)? {
+                let state = self.ledger.state();
+                debug!(height = %state.height(), "followed");
+                let epoch = state.membership_epoch();
                 // Before whatever else the replica wanted: it may have been given a vote.
                 self.check_voteless()?;
-                if commit.state.membership_epoch() != self.epoch {
-                    self.epoch = commit.state.membership_epoch();
+                if std::mem::replace(&mut self.epoch, epoch) != epoch {
                     self.admit();
                 }
             }

@@ -199,7 +199,7 @@ impl Host {
 
     /// Steps until nothing follows any more.
     pub(super) fn drain(&mut self) -> Result<(), Fatal> {
-        while let Some(step) = self.queue.pop_front() {
+        while let Some(step) = self.queue.pop_front().filter(|_| !self.renewed) {
             match step {
                 Step::Brain(input) => {
                     let effects = self.site.step(now(), input);

@@ -12,10 +12,11 @@ use godwit_ledger::block::{Committed, Height};
 use godwit_ledger::bundle::Bundle;
 use godwit_ledger::genesis::Genesis;
 use godwit_ledger::record::SignedRecord;
-use godwit_ledger::replica::{self, Commit, Effect, Input, LedgerMessage, NotAppended, Replica, TimerToken};
+use godwit_ledger::replica::{self, Adopted, Commit, Effect, Input, LedgerMessage, NotAppended, Replica, TimerToken};
 use godwit_ledger::state::State;
 use godwit_ledger::store::{Disk, Store, StoreError};
 use godwit_ledger::wal::{Wal, WalError};
+use godwit_protocol::bounded::List;
 use godwit_protocol::evidence::Evidence;
 use godwit_protocol::membership::Role;
 use godwit_protocol::{Malformed, Millis, RecordId, Signed, SiteId, Time, encode};
@@ -26,8 +27,9 @@ use super::history::History;
 use super::host::{Fatal, Host};
 use crate::api::fault::chain;
 use crate::api::site::FOUND_MAX;
-use crate::key;
+use crate::config::Config;
 use crate::net::{ClientSet, Endpoint, MemberInfo, MemberSet};
+use crate::{key, rebuild};
 
 /// How many blocks are read again at the start for what the history remembers: its offers' and more.
 const PAST_MAX: u64 = 10_000;
@@ -35,6 +37,9 @@ const PAST_MAX: u64 = 10_000;
 /// How long a site may still connect under a key that it has given up: until it has heard so itself, even if it was down for
 /// a restart of its machine.
 const FAREWELL: Millis = Millis(600_000);
+/// Told to the operator of a site that does not vote.
+pub const ABSTAINS: &str = "this site follows the ledger and does not vote: its ledger was rebuilt, and it may have voted on \
+     the height that is being decided. It votes again by itself after the next block that is built and committed without it";
 
 /// Why the replica must not go on.
 #[derive(Debug, thiserror::Error)]
@@ -54,12 +59,14 @@ pub enum Error {
 pub enum Left {
     /// A block was decided, and is stored.
     Committed(Box<Commit>),
+    /// A state that was fetched has taken the place of all blocks up to it.
+    Adopted,
     /// A record of this site will not be committed.
     Refused { id: RecordId, why: NotAppended },
     /// A record of this site is to be gossiped.
     Gossip(Box<SignedRecord>),
-    /// A site did what a correct one does not.
-    Misbehaved,
+    /// A site did what a correct one does not: what, for metrics.
+    Misbehaved(&'static str),
     /// A validator contradicted itself.
     Accuse(Box<Evidence>),
 }
@@ -69,6 +76,8 @@ pub struct Ledger {
     replica: Replica,
     wal: Wal,
     store: Disk,
+    /// How many blocks to keep; none: all.
+    retain: Option<u64>,
     timers: DelayQueue<TimerToken>,
     /// Keys that were given up lately, and until when they may connect.
     given_up: BTreeMap<SiteId, Time>,
@@ -76,17 +85,67 @@ pub struct Ledger {
 
 impl Ledger {
     /// Opens what a data folder holds, or founds the ledger there; with the key that the ledger knows the site by.
-    pub fn open(data: &Path, founding: &Genesis, key: &Path) -> anyhow::Result<(Self, SigningKey)> {
+    pub fn open(config: &Config, founding: &Genesis) -> anyhow::Result<(Self, SigningKey)> {
+        let data = &config.data_dir;
         std::fs::create_dir_all(data).with_context(|| format!("make the data folder {}", data.display()))?;
-        let (store, state) = Disk::open(&data.join(super::LEDGER), founding)?;
-        let key = current_key(key, &state)?;
-        let log = Wal::open(&data.join("wal"))?;
+        let (ledger, wal) = (data.join(super::LEDGER), data.join(super::WAL));
+        // The log is made before the ledger: a ledger without one has lost it.
+        if !ledger.exists() {
+            Wal::found(&wal)?;
+        }
+        let (store, state) = Disk::open(&ledger, founding)?;
+        let key = current_key(&config.key, &state)?;
+        let log = Wal::open(&wal)?;
         if log.torn > 0 {
             info!(bytes = log.torn, "cut off what a crash left incomplete at the end of the write-ahead log");
         }
-        let replica = Replica::new(replica::Config { key: key.clone() }, state, &log.entries)?;
+        let archives = config.retain.is_none();
+        let kept = if archives { None } else { store.fetched()? };
+        let trusts = replica::Config { key: key.clone(), forgot: rebuild::forgot(data)?, archives, kept };
+        let replica = Replica::new(trusts, state, &log.entries)?;
+        if replica.abstains() {
+            warn!("{ABSTAINS}");
+        }
         let (timers, given_up) = (DelayQueue::new(), BTreeMap::new());
-        Ok((Self { replica, wal: log.wal, store, timers, given_up }, key))
+        Ok((Self { replica, wal: log.wal, store, retain: config.retain, timers, given_up }, key))
+    }
+
+    /// Whether this site does not vote because it may have forgotten what it said.
+    pub fn abstains(&self) -> bool {
+        self.replica.abstains()
+    }
+
+    /// The first block that is kept here.
+    pub fn base(&self) -> Height {
+        self.store.base()
+    }
+
+    /// Stores a block that was decided; the write-ahead log is of no use then.
+    fn commit(&mut self, commit: &Commit) -> Result<(), Error> {
+        self.store.commit(commit)?;
+        self.wal.reset()?;
+        self.prune()
+    }
+
+    /// Stores one of many blocks that were decided long ago.
+    fn follow(&mut self, commit: &Commit) -> Result<(), Error> {
+        self.store.follow(commit)?;
+        self.prune()
+    }
+
+    fn prune(&mut self) -> Result<(), Error> {
+        let Some(retain) = self.retain else { return Ok(()) };
+        Ok(self.store.prune(self.replica.state().mesh(), retain)?)
+    }
+
+    fn sync(&mut self) -> Result<(), Error> {
+        self.store.sync()?;
+        Ok(self.wal.reset()?)
+    }
+
+    fn adopt(&mut self, adopted: &Adopted) -> Result<(), Error> {
+        self.store.adopt(adopted)?;
+        Ok(self.wal.reset()?)
     }
 
     pub fn state(&self) -> &State {
@@ -197,19 +256,35 @@ impl Ledger {
             }
             Effect::CancelTimers => self.timers.clear(),
             Effect::Commit(commit) => {
-                self.store.commit(&commit)?;
-                self.wal.reset()?;
+                self.commit(&commit)?;
                 return Ok(Some(Left::Committed(commit)));
             }
-            Effect::ServeBlocks { to, from, most } => {
-                let blocks = self.store.serve(from, most)?;
-                post(net, &[to], &LedgerMessage::Blocks(blocks))?;
+            Effect::Follow(commit) => {
+                self.follow(&commit)?;
+                return Ok(Some(Left::Committed(commit)));
+            }
+            Effect::StoreSync => self.sync()?,
+            Effect::Adopt(adopted) => {
+                self.adopt(&adopted)?;
+                return Ok(Some(Left::Adopted));
+            }
+            Effect::KeepOffer(offer) => self.store.keep_offer(&offer)?,
+            Effect::KeepChunk { index, bytes } => self.store.keep_chunk(index, &bytes)?,
+            Effect::DropDownload => self.store.drop_download()?,
+            Effect::ServeBlocks { to, from, most } => post(net, &[to], &self.store.answer(from, most)?)?,
+            Effect::ServeSnapshot { to, trusted } => {
+                let offer = self.store.offer(trusted)?;
+                post(net, &[to], &LedgerMessage::Snapshot(offer.map(Box::new)))?;
+            }
+            Effect::ServeChunk { to, height, index } => {
+                let bytes = List::first(self.store.chunk(height, index)?.unwrap_or_default());
+                post(net, &[to], &LedgerMessage::Chunk { height, index, bytes })?;
             }
             Effect::Refused { id, why } => return Ok(Some(Left::Refused { id, why })),
             Effect::Gossip(record) => return Ok(Some(Left::Gossip(Box::new(record)))),
             Effect::Misbehaved { site, what } => {
                 warn!(site = %site.short(), what = chain(&what), "misbehaviour");
-                return Ok(Some(Left::Misbehaved));
+                return Ok(Some(Left::Misbehaved(what.name())));
             }
             Effect::Accuse(evidence) => return Ok(Some(Left::Accuse(evidence))),
             Effect::Halt { why } => {
@@ -255,6 +330,7 @@ impl Host {
                 debug!(height = %block.header.height, records = ids.len(), "committed");
                 self.committed(block.header.height.0, block.header.time, &ids, commit.events);
             }
+            Some(Left::Adopted) => self.renewed = true,
             Some(Left::Refused { id, why }) => {
                 debug!(record = %id.short(), %why, "not appended");
                 self.refused(&id, chain(&why));
@@ -270,7 +346,7 @@ impl Host {
                     }
                 });
             }
-            Some(Left::Misbehaved) => drop(self.metrics.misbehaviour.inc()),
+            Some(Left::Misbehaved(what)) => self.metrics.misbehave(what),
             Some(Left::Accuse(evidence)) => self.accuse(*evidence)?,
         }
         Ok(())

@@ -23,7 +23,7 @@ pub struct Metrics {
     /// Containers that this site owns.
     pub containers: Gauge,
     /// Members' words that a correct member does not say.
-    pub misbehaviour: Counter,
+    pub misbehaviour: Family<Kind, Counter>,
     /// Records of this site that had no effect.
     pub refused: Family<Kind, Counter>,
     /// How offers ended.
@@ -36,12 +36,14 @@ impl Metrics {
     /// Shows the figures under `godwit_`.
     pub fn register(&self, registry: &mut Registry) {
         let registry = registry.sub_registry_with_prefix("godwit");
+        // Shown from the start, so that its absence is not taken for zero.
+        drop(self.misbehaviour.get_or_create(&Kind { kind: "equivocation" }));
         registry.register("ledger_height", "Height of the last committed block", self.height.clone());
         registry.register("offers_open", "Offers that have not ended", self.open_offers.clone());
         registry.register("containers", "Containers that this site owns", self.containers.clone());
         registry.register(
             "misbehaviour",
-            "Words of members that a correct member does not say",
+            "Words of members that a correct member does not say, by kind",
             self.misbehaviour.clone(),
         );
         registry.register("records_refused", "Records of this site that had no effect, by kind", self.refused.clone());
@@ -51,6 +53,11 @@ impl Metrics {
             "Standstill of the containers that were handed over",
             self.standstill_ms.clone(),
         );
+    }
+
+    /// A member said what a correct member does not say.
+    pub fn misbehave(&self, kind: &'static str) {
+        self.misbehaviour.get_or_create(&Kind { kind }).inc();
     }
 
     /// A record of this site had no effect.

@@ -25,16 +25,24 @@ mod tasks;
 use std::time::Duration;
 
 use anyhow::Context;
+use godwit_ledger::replica::BadWal;
+use godwit_ledger::store::StoreError;
+use godwit_ledger::wal::WalError;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::info;
 
 use crate::config::Config;
+pub use host::now;
+
 use host::Event;
 
 pub(crate) use history::{History, summary};
 
 /// The ledger's place in the data folder.
 pub const LEDGER: &str = "ledger";
+
+/// The write-ahead log's place in the data folder.
+pub const WAL: &str = "wal";
 
 /// In the data folder while the site is drained: an operator's wish outlives a restart.
 const DRAINED: &str = "drained";
@@ -79,10 +87,20 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     if renewed { start_anew() } else { Ok(()) }
 }
 
-/// Becomes a new process of the same program, with the same process id: nothing of the old key's life is left over.
+/// Whether the ledger or its write-ahead log is lost, so that starting again is of no use.
+#[must_use]
+pub fn is_loss(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| {
+        cause.downcast_ref::<WalError>().is_some_and(WalError::is_loss)
+            || cause.downcast_ref::<StoreError>().is_some_and(StoreError::is_loss)
+            || cause.downcast_ref::<BadWal>().is_some()
+    })
+}
+
+/// Becomes a new process of the same program, with the same process id: nothing is left over of the life before, which had
+/// the old key, or missed what led to a state that was fetched.
 fn start_anew() -> anyhow::Result<()> {
     use std::os::unix::process::CommandExt;
-    let program = std::env::current_exe().context("find this program")?;
-    let failed = std::process::Command::new(program).args(std::env::args_os().skip(1)).exec();
-    Err(failed).context("start anew with the new key")
+    let failed = std::process::Command::new("/proc/self/exe").args(std::env::args_os().skip(1)).exec();
+    Err(failed).context("start anew; start this site again")
 }

@@ -4,7 +4,9 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use godwit_ledger::record::{VerifiedRecord, record_id};
-use godwit_ledger::replica::{self, Commit, Effect, LedgerMessage, MAX_BLOCKS, NotAppended, Offence, TimerToken};
+use godwit_ledger::replica::{
+    self, Adopted, Commit, Effect, LedgerMessage, MAX_BLOCKS, NotAppended, Offence, TimerToken,
+};
 use godwit_protocol::bounded::List;
 use godwit_protocol::register::Register;
 use godwit_protocol::{Message, Millis, SiteId, decode, encode, site};
@@ -89,7 +91,8 @@ impl World {
         queue: &mut VecDeque<Step>,
     ) -> Result<(), Violation> {
         for effect in effects {
-            let writes = matches!(effect, Effect::WalAppend(_) | Effect::WalSync | Effect::Commit(_));
+            let writes =
+                matches!(effect, Effect::WalAppend(_) | Effect::WalSync | Effect::Commit(_) | Effect::Follow(_));
             if self.dies(at, writes)? {
                 break;
             }
@@ -123,7 +126,7 @@ impl World {
                     process.timers.clear();
                 }
             }
-            Effect::Commit(commit) => self.commit(at, *commit, queue)?,
+            Effect::Commit(commit) | Effect::Follow(commit) => self.commit(at, *commit, queue)?,
             Effect::ServeBlocks { to, from, most } => {
                 let blocks = self.witness.blocks(from, self.hosts[at].disk.height).take(usize::from(most));
                 let blocks: List<_, MAX_BLOCKS> = List::first(blocks);
@@ -156,6 +159,17 @@ impl World {
                 }
             }
             Effect::Halt { why } => return Err(Violation(format!("the ledger of site {at} stops: {why}"))),
+            Effect::ServeSnapshot { to, trusted } => {
+                let offer = self.witness.offer(trusted, self.hosts[at].disk.height);
+                self.post(at, &[to], &LedgerMessage::Snapshot(offer.map(Box::new)))?;
+            }
+            Effect::ServeChunk { to, height, index } => {
+                let bytes = List::first(self.witness.chunk(height, index).unwrap_or_default());
+                self.post(at, &[to], &LedgerMessage::Chunk { height, index, bytes })?;
+            }
+            Effect::Adopt(adopted) => self.adopt(at, &adopted)?,
+            // What was committed is on disk at once, and a download begins anew after a crash.
+            Effect::StoreSync | Effect::KeepOffer(_) | Effect::KeepChunk { .. } | Effect::DropDownload => {}
         }
         Ok(())
     }
@@ -211,6 +225,19 @@ impl World {
         let time = commit.committed.block.header.time;
         queue.extend(commit.events.into_iter().map(|event| Step::Brain(site::Input::Ledger { time, event })));
         Ok(())
+    }
+
+    /// A site goes on from a state that it has fetched: its brain has missed what led there, so the process begins anew.
+    fn adopt(&mut self, at: usize, adopted: &Adopted) -> Result<(), Violation> {
+        let height = adopted.state.height();
+        if height > self.witness.height() || self.witness.state_at(height).root() != adopted.state.root() {
+            return Err(Violation(format!("site {at} adopts a state of height {height} that is not the mesh's")));
+        }
+        let disk = &mut self.hosts[at].disk;
+        disk.height = height;
+        disk.log.clear();
+        disk.unsynced.clear();
+        self.crash(at)
     }
 
     /// Sends what the replica wants said, or what a site that lies makes of it.
