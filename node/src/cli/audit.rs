@@ -33,6 +33,7 @@ pub async fn audit(
 ) -> Result<(), Failure> {
     let genesis = trusted_genesis(args.genesis.as_deref(), config)?;
     let source = Source::open(&args.source, 1, api)?;
+    source.check_whole()?;
     let bar = out.progress("audit");
     let shown = bar.clone();
     let judged = tokio::task::spawn_blocking(move || {

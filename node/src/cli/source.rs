@@ -38,6 +38,21 @@ impl Source {
         }
     }
 
+    /// That a copy on disk begins with block 1: what it does not hold cannot be verified.
+    pub fn check_whole(&self) -> Result<(), Failure> {
+        let Self::Kept(archive) = self else { return Ok(()) };
+        let base =
+            archive.base().map_err(|error| Failure::Part { what: "read", source: error.into(), remedy: None })?;
+        if base <= Height(1) {
+            return Ok(());
+        }
+        Err(Failure::Input {
+            what: "the copy".to_owned(),
+            reason: format!("it begins at block {base}: it keeps no older ones, or began with a fetched state"),
+            remedy: "audit the copy of a site with `retain = \"all\"`, or one made by `godwit follow`".to_owned(),
+        })
+    }
+
     /// Hands the bytes of the blocks from a height on to `look`, in order. It blocks the thread.
     pub fn blocks<T>(
         self,
