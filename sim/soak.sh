@@ -40,7 +40,9 @@ fi
 
 record=sim/soaks.jsonl
 if [[ -z $from ]]; then
-  from=$([[ -s $record ]] && tail -n 1 "$record" | sed -n 's/.*"next":\([0-9]*\).*/\1/p' || true)
+  if [[ -s $record ]]; then
+    from=$(tail -n 1 "$record" | sed -n 's/.*"next":\([0-9]*\).*/\1/p')
+  fi
   from=${from:-1000000}
 fi
 
