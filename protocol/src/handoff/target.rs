@@ -42,6 +42,8 @@ pub struct Target {
     retry: Option<Time>,
     /// Why the attempt of ours was declined, until the ledger shows it: a source that is gone ends it for nobody.
     declined: Option<Reason>,
+    /// The bid was given up before it was committed after all: nothing is reserved, and a win is judged anew.
+    lapsed: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -79,6 +81,13 @@ impl Target {
         Self { epoch: open.body.epoch, source: open.source, ..waiting }
     }
 
+    /// A bid of ours was committed that had been given up: its block was built before the bid expired and decided after. What
+    /// was kept free for it may be promised to others by now.
+    #[must_use]
+    pub fn lapsed(now: Time, me: SiteId, open: &Open, patience: Patience) -> Self {
+        Self { lapsed: true, ..Self::bid(now, me, open, patience) }
+    }
+
     /// Nothing has happened yet in the handoff, and its source and epoch do not matter or are still to be filled in.
     fn waiting(now: Time, me: SiteId, offer: OfferId, container: ContainerId, patience: Patience) -> Self {
         Self {
@@ -98,6 +107,7 @@ impl Target {
             bytes: Bytes(0),
             retry: None,
             declined: None,
+            lapsed: false,
         }
     }
 
@@ -176,7 +186,7 @@ impl Target {
     #[must_use]
     pub fn is_reserving(&self) -> bool {
         match self.phase {
-            Phase::Waiting => self.award.is_none(),
+            Phase::Waiting => self.award.is_none() && !self.lapsed,
             Phase::Discarding { .. } | Phase::Over => false,
             _ => true,
         }
@@ -289,7 +299,11 @@ impl Target {
             Event::Awarded { award, .. } => {
                 self.attempt = 1;
                 self.award = Some(award);
-                if self.is_winner() { self.prepare(now) } else { vec![] }
+                match (self.is_winner(), self.lapsed) {
+                    (true, false) => self.prepare(now),
+                    (true, true) => self.prepare_if(now, fits()),
+                    (false, _) => vec![],
+                }
             }
             Event::Passed { attempt, .. } => {
                 let had = self.holds_copy();
@@ -297,14 +311,7 @@ impl Target {
                 match (had, self.is_winner()) {
                     // Our attempt ended: what we hold never ran and never will.
                     (true, _) => self.discard(now, false),
-                    (false, true) => match fits() {
-                        Ok(()) => self.prepare(now),
-                        Err(reason) => {
-                            self.said = now;
-                            self.declined = Some(reason.clone());
-                            vec![self.refusal(reason)]
-                        }
-                    },
+                    (false, true) => self.prepare_if(now, fits()),
                     (false, false) => vec![],
                 }
             }
@@ -348,6 +355,18 @@ impl Target {
     fn prepare(&mut self, now: Time) -> Vec<Effect> {
         self.enter(now, Phase::Preparing);
         vec![self.act(Action::Prepare { source: self.source })]
+    }
+
+    /// For whoever has nothing reserved: it takes the container if it still fits.
+    fn prepare_if(&mut self, now: Time, fits: Result<(), Reason>) -> Vec<Effect> {
+        match fits {
+            Ok(()) => self.prepare(now),
+            Err(reason) => {
+                self.said = now;
+                self.declined = Some(reason.clone());
+                vec![self.refusal(reason)]
+            }
+        }
     }
 
     fn claim(&mut self, now: Time) -> Vec<Effect> {

@@ -598,6 +598,19 @@ fn runner_up_judges_itself_again_when_its_turn_comes() {
 }
 
 #[test]
+fn a_bid_that_was_given_up_reserves_nothing_and_a_win_by_it_is_judged_anew() {
+    let awarded = || Input::Ledger(START, event(Fact::Awarded));
+    let lapsed = || {
+        let machine = Target::lapsed(START, site(FIRST), &open(Stage::Bidding, 0), Patience::default());
+        Side { machine, now: START }
+    };
+    assert!(!lapsed().machine.is_reserving());
+    assert!(lapsed().on(awarded(), &["do prepare"]).machine.is_reserving());
+    let refused = lapsed().judged(awarded(), Err(Reason::Memory), &["append decline 1"]);
+    assert!(!refused.machine.is_reserving());
+}
+
+#[test]
 fn source_that_cannot_freeze_runs_on_and_ends_the_offer() {
     let freeze = Action::Freeze { target: site(FIRST) };
     Side::<Source>::freezing()

@@ -166,7 +166,7 @@ impl Site {
     /// A bid of ours was committed that this site had given up.
     pub(super) fn stand_by(&mut self, now: Time, offer: &OfferId) -> Vec<Effect> {
         let Some(open) = self.offers.get(offer).filter(|_| !self.targets.contains_key(offer)) else { return vec![] };
-        let target = Target::bid(now, self.config.me, open, self.config.patience);
+        let target = Target::lapsed(now, self.config.me, open, self.config.patience);
         let promise = Promise::Bid { offer: *offer, container: open.body.container };
         self.targets.insert(*offer, target);
         vec![Effect::Journal(promise)]
