@@ -2,14 +2,14 @@
 
 use godwit_protocol::Hash;
 use godwit_protocol::bounded::List;
-use rocksdb::{Direction, IteratorMode, WriteBatch};
+use rocksdb::{IteratorMode, WriteBatch};
 use serde::{Deserialize, Serialize};
 
 use super::{
     BASE, BLOCKS, Disk, EVENTS, LINKS, META, RECORDS, SNAPSHOT, SNAPSHOTS, StoreError, TIP, canonical, tip_of,
 };
 use crate::block::{Certificate, Committed, Header, Height};
-use crate::lineage::{Lineage, MAX_LINKS};
+use crate::lineage::Lineage;
 use crate::replica::Adopted;
 use crate::state::State;
 use crate::sync::snapshot::{MAX_CHUNKS, Offer, chunk_hash};
@@ -39,7 +39,9 @@ impl Disk {
         let what = format!("the snapshot of height {height}");
         let described = self.read::<Described>(SNAPSHOTS, &height.0.to_be_bytes(), &what)?;
         let Described { header, certificate, chunks } = described.ok_or_else(|| self.damaged(&what, None))?;
-        Ok(self.lineage(trusted, height)?.map(|lineage| Offer { header, certificate, lineage, chunks }))
+        // More changes than a message holds: then there is nothing that its asker could believe.
+        let links = List::new(self.tables().links(trusted, height)?).ok();
+        Ok(links.map(|links| Offer { header, certificate, lineage: Lineage { links }, chunks }))
     }
 
     /// A chunk of a snapshot; none if it is not kept any more.
@@ -101,25 +103,6 @@ impl Disk {
         for (index, chunk) in (0_u32..).zip(chunks) {
             batch.put_cf(self.column(SNAPSHOTS), chunk_key(height, index), chunk);
         }
-    }
-
-    /// The changes of the validators after one height and before another; none if they are more than a message holds.
-    fn lineage(&self, after: Height, before: Height) -> Result<Option<Lineage>, StoreError> {
-        let from = after.next().0.to_be_bytes();
-        let entries = self.db.iterator_cf(self.column(LINKS), IteratorMode::From(&from, Direction::Forward));
-        let mut links = Vec::new();
-        for entry in entries {
-            let (key, bytes) = entry.map_err(|source| self.failed("read", source))?;
-            if *key >= before.0.to_be_bytes()[..] {
-                break;
-            }
-            let link = godwit_protocol::decode(&bytes);
-            links.push(link.map_err(|bad| self.damaged("a change of the validators", Some(bad.into())))?);
-        }
-        if links.len() > MAX_LINKS {
-            return Ok(None);
-        }
-        Ok(List::new(links).ok().map(|links| Lineage { links }))
     }
 }
 

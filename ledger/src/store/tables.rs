@@ -77,18 +77,25 @@ impl<'a> Tables<'a> {
         Ok(found)
     }
 
-    /// The changes of the validators below a height.
-    pub fn lineage(self, below: Height) -> Result<Lineage, StoreError> {
-        let mut links: Vec<Attested> = Vec::new();
-        for entry in self.db.iterator_cf(self.column(LINKS), IteratorMode::Start) {
+    /// What changed the validators after one height and below another, in order.
+    pub fn links(self, after: Height, below: Height) -> Result<Vec<Attested>, StoreError> {
+        let from = after.next().0.to_be_bytes();
+        let entries = self.db.iterator_cf(self.column(LINKS), IteratorMode::From(&from, Direction::Forward));
+        let mut links = Vec::new();
+        for entry in entries {
             let (height, link) = entry.map_err(|source| self.failed("read", source))?;
             if *height >= below.0.to_be_bytes()[..] {
                 break;
             }
             links.push(decode(&link).map_err(|bad| self.damaged("a change of the validators", Some(bad.into())))?);
         }
+        Ok(links)
+    }
+
+    /// The changes of the validators below a height.
+    pub fn lineage(self, below: Height) -> Result<Lineage, StoreError> {
         // More than a lineage holds lead nowhere, as whoever follows them finds out.
-        Ok(Lineage { links: List::first(links) })
+        Ok(Lineage { links: List::first(self.links(Height(0), below)?) })
     }
 
     /// What there is to prove a record by.

@@ -50,8 +50,6 @@ pub struct Scene<'a> {
 
 /// What a lying site does of its own accord.
 pub enum Deed {
-    /// Says to one replica.
-    Say(SiteId, LedgerMessage),
     /// Says to all.
     SayAll(LedgerMessage),
     /// Has its own replica submit it.

@@ -31,7 +31,6 @@ impl World {
         let everybody: Vec<SiteId> = self.others(at).into_iter().map(|other| self.hosts[other].id).collect();
         for deed in self.at_it(at, |liar, scene| liar.act(scene)).unwrap_or_default() {
             match deed {
-                Deed::Say(to, message) => self.post_as_is(at, &[to], &message)?,
                 Deed::SayAll(message) => self.post_as_is(at, &everybody, &message)?,
                 Deed::Submit(record) => self.replica(at, replica::Input::Submit(*record))?,
             }

@@ -21,30 +21,29 @@ impl World {
     pub(super) fn change_validators(&mut self) {
         let at = self.dice.index(self.hosts.len());
         let id = self.hosts[at].id;
-        let state = self.witness.state();
-        let Some(known) = state.member(&id) else { return };
+        let Some(known) = self.witness.state().member(&id) else { return };
         let votes = known.role == Role::Validator;
-        let mut after: Vec<SiteId> = state.validators().iter().copied().filter(|site| *site != id).collect();
-        if !votes {
-            after.push(id);
-        }
-        let bears = after.len() >= FEWEST && self.faulty_among(&after) <= tolerated(after.len());
-        if bears && !self.hosts[at].is_lost {
+        if self.bears(id, !votes) && !self.hosts[at].is_lost {
             let change = Change::Put(member(&self.hosts[at], !votes));
             self.put(Millis(0), Happening::Reform(Box::new(change)));
         }
+    }
+
+    /// Whether the mesh goes on, whatever its faulty sites do, once `site` votes or does not.
+    fn bears(&self, site: SiteId, votes: bool) -> bool {
+        let mut after = self.witness.state().validators().to_vec();
+        after.retain(|validator| *validator != site);
+        if votes {
+            after.push(site);
+        }
+        after.len() >= FEWEST && self.faulty_among(&after) <= tolerated(after.len())
     }
 
     /// A change that enough validators approve of is submitted until it is in force or no longer makes sense.
     pub(super) fn reform(&mut self, change: Box<Change>) -> Result<(), Violation> {
         let state = self.witness.state();
         let Change::Put(wanted) = &*change else { return Ok(()) };
-        let mut after = state.validators().to_vec();
-        after.retain(|site| *site != wanted.site);
-        if wanted.role == Role::Validator {
-            after.push(wanted.site);
-        }
-        let bears = after.len() >= FEWEST && self.faulty_among(&after) <= tolerated(after.len());
+        let bears = self.bears(wanted.site, wanted.role == Role::Validator);
         if state.member(&wanted.site) == Some(wanted) || !bears {
             return Ok(());
         }
