@@ -191,7 +191,10 @@ impl World {
                 let load = self.hosts[at].load();
                 self.brain(at, site::Input::Load(load))
             }
-            Happening::Hear(at, capacity) => self.brain(at, site::Input::Capacity((*capacity).clone())),
+            Happening::Hear(at, capacity) => {
+                self.brain(at, site::Input::Capacity((*capacity).clone()))?;
+                self.replica(at, replica::Input::Reach { site: capacity.author, height: capacity.body.height })
+            }
             Happening::Told(from, at, word) => self.told(from, at, word),
             Happening::Reported(at, report) => self.brain(at, site::Input::Report(*report)),
             Happening::Ledger(from, at, bytes) => self.heard(from, at, &bytes),

@@ -61,8 +61,17 @@ impl Replica {
         if self.state.height() > before {
             self.host.outbox.say(Effect::StoreSync);
             self.resume_words();
+            self.report_back();
         }
         self.ask();
+    }
+
+    /// What was decided meanwhile was said while this site could make nothing of it: who is further says so again.
+    fn report_back(&mut self) {
+        if self.has_seat() && self.catch_up.reach() <= self.state.height() {
+            let status = self.status();
+            self.host.outbox.say(Effect::Broadcast(status));
+        }
     }
 
     /// Follows a batch as far as it is good.
@@ -170,6 +179,7 @@ impl Replica {
                 self.take_over(Effect::Adopt(Box::new(Adopted { offer, chunks, state: state.clone() })), state);
                 self.revalidate();
                 self.resume_words();
+                self.report_back();
             }
             None => {
                 self.host.outbox.say(Effect::DropDownload);

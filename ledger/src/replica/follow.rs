@@ -45,6 +45,12 @@ impl Replica {
         }
     }
 
+    pub(super) fn on_reach(&mut self, site: SiteId, height: Height) {
+        if height > self.state.height() && self.connected.contains(&site) {
+            self.catch_up.suspect(site, height, self.host.now);
+        }
+    }
+
     pub(super) fn on_fetch(&mut self, from: SiteId, first: Height, most: u16) {
         let most = most.min(u16::try_from(MAX_BLOCKS).unwrap_or(u16::MAX));
         self.on_wanted(from, Wanted::Blocks { from: first, most });

@@ -90,6 +90,14 @@ pub enum Input {
     Disconnected(SiteId),
     /// Time has passed.
     Tick,
+    /// A member said beside its messages, for example in its gossip, how far it is. A hint: its words over a stream may be
+    /// lost when the stream breaks, and where nothing is decided none follow.
+    Reach {
+        /// Who.
+        site: SiteId,
+        /// Its last committed block.
+        height: Height,
+    },
 }
 
 /// What a replica wants done, in order.
@@ -460,6 +468,7 @@ impl Replica {
             Input::Connected(site) => self.on_connected(site),
             Input::Disconnected(site) => self.on_disconnected(site),
             Input::Tick => {}
+            Input::Reach { site, height } => self.on_reach(site, height),
         }
         self.settle();
         self.stand_timers();

@@ -250,9 +250,10 @@ impl Host {
                 self.queue.push_back(Step::Replica(replica::Input::Record(*record)));
             }
             NetEvent::Capacity(capacity) => {
-                let (site, address) = (capacity.author, capacity.body.address);
+                let (site, address, height) = (capacity.author, capacity.body.address, capacity.body.height);
                 self.brain(site::Input::Capacity(*capacity));
                 self.routes.site_at(site, address);
+                self.queue.push_back(Step::Replica(replica::Input::Reach { site, height }));
             }
             NetEvent::Word { from, word } => self.told(from, word),
             NetEvent::Report(report) => self.brain(site::Input::Report(*report)),

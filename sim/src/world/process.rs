@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use godwit_ledger::replica;
+use godwit_protocol::capacity::Capacity;
 use godwit_protocol::effect::{Effect, What};
 use godwit_protocol::site;
 use godwit_protocol::word::Word;
@@ -147,6 +148,7 @@ impl World {
                 }
             }
             Effect::Gossip(capacity) => {
+                let capacity = Capacity { height: self.hosts[at].disk.height, ..capacity };
                 let signed = Signed::sign(&self.mesh, &self.hosts[at].key, capacity).expect("small");
                 let signed = Arc::new(signed);
                 for to in self.others(at) {

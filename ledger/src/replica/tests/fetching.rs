@@ -140,12 +140,16 @@ impl World {
             adopted: Vec::new(),
             kept,
         };
-        let (height, tip) = (world.source.mesh.state.height(), world.source.mesh.state.tip());
         for place in 0..habits.len() {
             world.input(Input::Connected(server(place)));
-            world.inbox.push_back((place, LedgerMessage::Status { height, tip }));
+            world.inbox.push_back((place, world.status()));
         }
         world
+    }
+
+    /// As those who serve say it.
+    fn status(&self) -> LedgerMessage {
+        LedgerMessage::Status { height: self.source.mesh.state.height(), tip: self.source.mesh.state.tip() }
     }
 
     fn input(&mut self, input: Input) {
@@ -157,6 +161,11 @@ impl World {
                     if let Some(answer) = self.habits[place](&self.source, message) {
                         self.inbox.push_back((place, answer));
                     }
+                }
+                // Who is told that the replica is behind says how far it is itself.
+                Effect::Broadcast(LedgerMessage::Status { height, .. }) if height < self.source.mesh.state.height() => {
+                    let status = self.status();
+                    self.inbox.extend((0..self.habits.len()).map(|place| (place, status.clone())));
                 }
                 Effect::SetTimer { token, after } => {
                     self.timers.insert((self.now.after(after), token.0), token);
@@ -240,6 +249,31 @@ fn who_serves_a_false_history_or_none_is_named_and_the_others_serve() {
 }
 
 #[test]
+fn what_was_decided_while_a_site_caught_up_is_fetched_too() {
+    for (habit, archives) in [(archive as Habit, true), (pruned, false)] {
+        let mut world = World::new(source(60, 10), &[habit], archives, None);
+        // All that it has heard is of the block before the last: the last was decided since, and nobody says more.
+        world.inbox.clear();
+        world.inbox.push_back((0, LedgerMessage::Status { height: Height(59), tip: Hash::ZERO }));
+        world.run();
+        assert!(world.is_level(), "at {}", world.replica.state().height());
+    }
+}
+
+#[test]
+fn a_connected_sites_gossip_of_its_height_stands_in_for_a_lost_status() {
+    let mut world = World::new(source(60, 10), &[archive], true, None);
+    world.inbox.clear();
+    world.input(Input::Reach { site: server(1), height: Height(60) });
+    world.run();
+    assert_eq!((world.replica.state().height(), world.asked.len()), (Height(0), 1), "nothing but its own status");
+    world.input(Input::Reach { site: server(0), height: Height(60) });
+    world.run();
+    assert!(world.is_level());
+    assert_eq!(world.blamed(), BTreeSet::new());
+}
+
+#[test]
 fn where_nobody_keeps_the_blocks_a_state_is_fetched_and_the_blocks_after_it() {
     let mut world = World::new(source(60, 10), &[pruned, pruned], false, None);
     world.run();
@@ -257,8 +291,7 @@ fn an_archive_waits_for_the_blocks_instead() {
     // One comes that has them.
     world.habits.push(archive);
     world.input(Input::Connected(server(2)));
-    let (height, tip) = (world.source.mesh.state.height(), world.source.mesh.state.tip());
-    world.inbox.push_back((2, LedgerMessage::Status { height, tip }));
+    world.inbox.push_back((2, world.status()));
     world.run();
     assert!(world.is_level());
 }
