@@ -78,14 +78,21 @@ pub fn read(path: &Path) -> Result<Genesis, BadGenesisFile> {
     File::open(path)
         .and_then(|file| file.take(FILE_MAX).read_to_string(&mut text))
         .map_err(|source| BadGenesisFile::Read { path: path.to_owned(), source })?;
-    let parsed = if text.trim_start().starts_with('{') {
-        serde_json::from_str::<Genesis>(&text).map_err(|error| error.to_string())
-    } else {
-        toml::from_str::<Genesis>(&text).map_err(|error| error.to_string())
-    };
-    let genesis = parsed.map_err(|reason| BadGenesisFile::Content { path: path.to_owned(), reason })?;
+    let genesis = parse(&text).map_err(|reason| BadGenesisFile::Content { path: path.to_owned(), reason })?;
     genesis.check().map_err(|source| BadGenesisFile::Founds { path: path.to_owned(), source })?;
     Ok(genesis)
+}
+
+/// The genesis in a file's text, not yet checked.
+///
+/// # Errors
+/// What about the text is not a genesis.
+pub fn parse(text: &str) -> Result<Genesis, String> {
+    if text.trim_start().starts_with('{') {
+        serde_json::from_str(text).map_err(|error| error.to_string())
+    } else {
+        toml::from_str(text).map_err(|error| error.to_string())
+    }
 }
 
 /// The genesis as TOML, with its mesh id for people to compare.

@@ -22,7 +22,7 @@ mod server;
 mod stage;
 #[cfg(test)]
 mod tests;
-mod wire;
+pub mod wire;
 
 use godwit_protocol::OfferId;
 use serde::{Deserialize, Serialize};
