@@ -44,6 +44,8 @@ pub enum LayerError {
     Attribute(PathBuf),
     #[error("entry {} would leave the layer", .0.display())]
     Escapes(PathBuf),
+    #[error("{}: with it the files hold more than {MAX_CONTENT} bytes, holes counted", .0.display())]
+    TooLarge(PathBuf),
     #[error("entry {}: {what}", path.display())]
     Malformed { path: PathBuf, what: &'static str },
 }
@@ -54,6 +56,10 @@ impl LayerError {
         move |source| Self::Io { what, path, source }
     }
 }
+
+/// What the files of one archive may hold, their holes counted: an archive of a few bytes can claim a hole of any size, and
+/// even zeros take time to write. 256 GiB of them take a minute.
+const MAX_CONTENT: u64 = 256 << 30;
 
 const WHITEOUT: &str = ".wh.";
 const OPAQUE: &str = ".wh..wh..opq";
@@ -182,6 +188,33 @@ mod tests {
         let meta = fs::metadata(to.path().join("sparse")).unwrap();
         assert!(meta.size() == 64 << 20 && meta.blocks() * 512 < 1 << 20, "{} blocks", meta.blocks());
         assert_eq!(fs::read(from.path().join("sparse")).unwrap(), fs::read(to.path().join("sparse")).unwrap());
+    }
+
+    #[test]
+    fn a_hole_beyond_the_limit_is_packed_by_nobody_and_unpacked_by_nobody() {
+        let (from, to) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let file = File::create(from.path().join("sparse")).unwrap();
+        file.set_len(MAX_CONTENT + 1).unwrap();
+        let refused = pack(from.path(), &mut Vec::new(), Form::Plain);
+        assert!(matches!(refused, Err(LayerError::TooLarge(_))), "{refused:?}");
+
+        let mut header = tar::Header::new_gnu();
+        header.as_old_mut().name[..6].copy_from_slice(b"sparse");
+        header.set_entry_type(tar::EntryType::GNUSparse);
+        header.set_mode(0o644);
+        header.set_uid(nix::unistd::geteuid().as_raw().into());
+        header.set_gid(nix::unistd::getegid().as_raw().into());
+        header.set_size(0);
+        // One piece of no bytes at its end: all of it is a hole.
+        let gnu = header.as_gnu_mut().unwrap();
+        gnu.set_real_size(u64::MAX >> 1);
+        gnu.sparse[0].set_offset(u64::MAX >> 1);
+        gnu.sparse[0].set_length(0);
+        header.set_cksum();
+        let mut archive = tar::Builder::new(Vec::new());
+        archive.append(&header, io::empty()).unwrap();
+        let refused = unpack(archive.into_inner().unwrap().as_slice(), to.path(), Form::Plain);
+        assert!(matches!(refused, Err(LayerError::TooLarge(_))), "{refused:?}");
     }
 
     #[test]

@@ -9,14 +9,14 @@ use std::path::{Path, PathBuf};
 
 use tar::{Builder, EntryType, Header};
 
-use super::{Form, LayerError, MTIME, OPAQUE, WHITEOUT, XATTR, is_overlays};
+use super::{Form, LayerError, MAX_CONTENT, MTIME, OPAQUE, WHITEOUT, XATTR, is_overlays};
 
 /// Packs everything below `root`, and `root`'s own attributes, in the order of names. Nothing may change meanwhile.
 ///
 /// # Errors
 /// [`LayerError`] names the file that cannot be read or must not travel.
 pub fn pack(root: &Path, archive: &mut impl Write, form: Form) -> Result<(), LayerError> {
-    let mut packer = Packer { root, archive: Builder::new(archive), form, linked: HashMap::new() };
+    let mut packer = Packer { root, archive: Builder::new(archive), form, linked: HashMap::new(), room: MAX_CONTENT };
     packer.archive.sparse(true);
     packer.archive.follow_symlinks(false);
     let mut open = vec![PathBuf::new()];
@@ -34,6 +34,8 @@ struct Packer<'a, W: Write> {
     form: Form,
     /// Files with several names: where the first one is in the archive.
     linked: HashMap<(u64, u64), PathBuf>,
+    /// What further files may hold.
+    room: u64,
 }
 
 impl<W: Write> Packer<'_, W> {
@@ -67,6 +69,7 @@ impl<W: Write> Packer<'_, W> {
         }
         let opaque = self.extensions(&full, &meta)?;
         if kind.is_file() {
+            self.room = self.room.checked_sub(meta.len()).ok_or_else(|| LayerError::TooLarge(full.clone()))?;
             let mut file = File::open(&full).map_err(LayerError::io("open", &full))?;
             self.archive.append_file(&name, &mut file).map_err(LayerError::io("pack", &full))?;
         } else if kind.is_symlink() {

@@ -12,7 +12,7 @@ use nix::sys::stat::{Mode, SFlag, UtimensatFlags, makedev, mknod, utimensat};
 use nix::sys::time::TimeSpec;
 use tar::{Archive, Entry, EntryType};
 
-use super::{Form, LayerError, MTIME, OPAQUE, WHITEOUT, XATTR, is_overlays};
+use super::{Form, LayerError, MAX_CONTENT, MTIME, OPAQUE, WHITEOUT, XATTR, is_overlays};
 
 /// A file is written in pieces of this size, and a piece of zeros becomes a hole.
 const PIECE: usize = 64 * 1024;
@@ -34,7 +34,7 @@ pub fn clear(root: &Path) -> Result<(), LayerError> {
 /// # Errors
 /// [`LayerError`] names the entry that is malformed, would leave the root, or cannot be made.
 pub fn unpack(archive: impl Read, root: &Path, form: Form) -> Result<(), LayerError> {
-    let mut unpacker = Unpacker { root, form, checked: PathBuf::new(), folders: Vec::new() };
+    let mut unpacker = Unpacker { root, form, checked: PathBuf::new(), folders: Vec::new(), room: MAX_CONTENT };
     for entry in Archive::new(archive).entries().map_err(LayerError::Archive)? {
         unpacker.entry(&mut entry.map_err(LayerError::Archive)?)?;
     }
@@ -51,6 +51,8 @@ struct Unpacker<'a> {
     /// The directory, relative to the root, that was last seen to be reached through directories only.
     checked: PathBuf,
     folders: Vec<(PathBuf, TimeSpec)>,
+    /// What further files may hold.
+    room: u64,
 }
 
 /// What an entry's header and extensions say.
@@ -73,6 +75,7 @@ impl Unpacker<'_> {
         {
             return whiteout(&full, OsStr::from_bytes(marked));
         }
+        self.room = self.room.checked_sub(entry.size()).ok_or_else(|| LayerError::TooLarge(stated.clone()))?;
         let attributes = attributes(entry, &stated)?;
         let kind = entry.header().entry_type();
         if kind == EntryType::Link {
