@@ -12,7 +12,7 @@ pub(crate) mod serve;
 pub mod snapshot;
 pub(crate) mod verify;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 use godwit_protocol::{Millis, SiteId, Time};
 
@@ -37,6 +37,9 @@ const SHUN: Millis = Millis(60_000);
 /// Doublings of both: a site may be mended, so none is given up for more than an hour.
 const MAX_DOUBLINGS: u32 = 6;
 
+/// Earlier questions to a site that are remembered: more than are asked of it while an answer is on its way.
+const EARLIER: usize = 32;
+
 /// Above so many missing blocks a snapshot is fetched instead, by a site that need not keep them all. Blocks come at some
 /// thousand a second; a snapshot costs a few round trips however long a site was away.
 pub const SNAPSHOT_GAP: u64 = 2_000;
@@ -52,7 +55,7 @@ pub(crate) struct CatchUp {
     asked: u64,
 }
 
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Peer {
     /// It has said that it is so far.
     claim: Height,
@@ -66,6 +69,8 @@ struct Peer {
     offences: u32,
     /// The last request's number: sites are asked in turn.
     turn: u64,
+    /// What it was asked for, the first and last height of each question: an answer may come after the next question.
+    earlier: VecDeque<(Height, Height)>,
 }
 
 #[derive(Debug)]
@@ -100,6 +105,18 @@ pub(crate) enum Answer {
 impl Peer {
     fn reach(&self) -> Height {
         self.claim.max(self.hint)
+    }
+
+    /// Whether blocks from one height to another answer something that it was asked.
+    fn was_asked(&self, first: Height, last: Height) -> bool {
+        self.earlier.iter().any(|(from, until)| *from == first && last <= *until)
+    }
+
+    fn remember(&mut self, question: (Height, Height)) {
+        if self.earlier.len() >= EARLIER {
+            self.earlier.pop_front();
+        }
+        self.earlier.push_back(question);
     }
 
     fn serves(&self, height: Height) -> bool {
@@ -137,7 +154,7 @@ impl CatchUp {
         if let Some(peer) = self.peers.get_mut(site) {
             (peer.claim, peer.hint, peer.base) = Default::default();
             if peer.offences == 0 {
-                self.peers.remove(site);
+                *peer = Peer { earlier: std::mem::take(&mut peer.earlier), ..Peer::default() };
             }
         }
     }
@@ -211,6 +228,7 @@ impl CatchUp {
             let Some(peer) = self.peers.get_mut(&site) else { break };
             peer.turn = self.asked;
             let last = last.min(peer.reach());
+            peer.remember((from, last));
             self.batches.insert(from, Batch::Asked { site, last, until: now.after(ANSWER) });
             let most = u16::try_from(last.0 - from.0 + 1).unwrap_or(u16::MAX);
             asks.push(Ask { site, from, most });
@@ -221,11 +239,13 @@ impl CatchUp {
 
     /// Blocks came from a site.
     pub fn answered(&mut self, site: &SiteId, blocks: Vec<Committed>) -> Answer {
-        let first = blocks.first().map(height_of);
+        let ends = blocks.first().map(height_of).zip(blocks.last().map(height_of));
         let Some((from, last)) = self.asked_of(site) else { return Answer::Unasked(blocks) };
-        if first.is_some_and(|first| first != from) {
-            // A new block that crossed our question, unless it pretends to be the answer.
-            return if blocks.len() == 1 { Answer::Unasked(blocks) } else { self.other_blocks(site) };
+        if ends.is_some_and(|(first, until)| first != from || until > last) {
+            // A new block that crossed our question, or the answer to an earlier one, unless it pretends to be this one's.
+            let late =
+                ends.zip(self.peers.get(site)).is_some_and(|((first, until), peer)| peer.was_asked(first, until));
+            return if late || blocks.len() == 1 { Answer::Unasked(blocks) } else { self.other_blocks(site) };
         }
         let Some(peer) = self.peers.get_mut(site) else { return Answer::Unasked(blocks) };
         if blocks.is_empty() {
@@ -237,7 +257,7 @@ impl CatchUp {
             return if claim >= from { Answer::Contrary { claim } } else { Answer::Nothing };
         }
         let in_order = blocks.iter().zip(from.0..=last.0).all(|(block, height)| height_of(block).0 == height);
-        if !in_order || blocks.len() as u64 > last.0 - from.0 + 1 {
+        if !in_order {
             return self.other_blocks(site);
         }
         peer.silences = 0;
