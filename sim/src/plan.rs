@@ -13,6 +13,13 @@ use crate::byzantine::Behaviour;
 /// The smallest mesh that tolerates a fault.
 pub const FEWEST: usize = 4;
 
+/// A run is prolonged to this many times its length, its faults abating, until enough containers were handed over: under the
+/// worst faults few are.
+pub const PATIENCE: u64 = 12;
+
+/// Handoffs of a run as its seed draws it.
+pub const HANDOFFS: u64 = 5;
+
 /// One run.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Plan {
@@ -30,6 +37,8 @@ pub struct Plan {
     pub liars: Vec<(usize, Behaviour)>,
     /// How long operators, clients and faults are at it.
     pub active: Millis,
+    /// They go on until so many containers were handed over, but no longer than [`PATIENCE`] times as long.
+    pub handoffs: u64,
     /// How long all is quiet and whole afterwards; by then everything must have settled.
     pub settle: Millis,
 }
@@ -117,6 +126,13 @@ impl Faults {
         }
     }
 
+    /// The storm abates a little.
+    pub fn ease(&mut self) {
+        for (_, chance) in self.named() {
+            *chance = *chance * 9 / 10;
+        }
+    }
+
     /// Each by the name that the command line knows it by.
     pub fn named(&mut self) -> [(&'static str, &mut u32); 12] {
         [
@@ -177,6 +193,7 @@ impl Plan {
             faults,
             liars: Vec::new(),
             active: Millis(120_000),
+            handoffs: 0,
             settle: Millis(400_000),
         }
     }
@@ -187,7 +204,15 @@ impl Plan {
         let mut dice = Dice::new(seed ^ 0x9_1a45);
         let sites = FEWEST + dice.index(4);
         let validators = FEWEST + dice.index(sites - FEWEST + 1);
-        let plan = Self { sites, validators, containers: 3 + dice.index(4), ..Self::new(seed, Faults::drawn(seed)) };
+        let containers = 3 + dice.index(4);
+        let plan = Self {
+            sites,
+            validators,
+            containers,
+            active: Millis(60_000),
+            handoffs: HANDOFFS,
+            ..Self::new(seed, Faults::drawn(seed))
+        };
         if dice.chance(5_000) { plan.with_liars(&mut dice) } else { plan }
     }
 
@@ -220,12 +245,13 @@ impl fmt::Display for Plan {
         let liars = if liars.is_empty() { "none".to_owned() } else { liars.join(",") };
         write!(
             f,
-            "--seed {} --sites {} --validators {} --containers {} --seconds {} --faults {} --liars {liars}",
+            "--seed {} --sites {} --validators {} --containers {} --seconds {} --handoffs {} --faults {} --liars {liars}",
             self.seed,
             self.sites,
             self.validators,
             self.containers,
             self.active.0 / 1_000,
+            self.handoffs,
             self.faults,
         )
     }

@@ -5,14 +5,13 @@ use godwit_protocol::report::{Report, Signal};
 use godwit_protocol::site::Wish;
 use godwit_protocol::{Bytes, Dbm, Millis, Signed};
 
-use super::{FOUNDED, Happening, World, container};
+use super::{Happening, World, container};
 use crate::marks::Mark;
-use crate::plan::tolerated;
 
 impl World {
     pub(super) fn fate(&mut self) {
         self.look_after_the_stuck();
-        if self.now.since(FOUNDED) >= self.plan.active {
+        if self.now >= self.until {
             return;
         }
         self.put(Millis(1_000), Happening::Fate);
@@ -46,7 +45,7 @@ impl World {
 
     /// What an operator of a site may ask for.
     fn wish(&mut self, at: usize) {
-        if self.dice.chance(4_000) {
+        if self.dice.chance(8_000) {
             let container = container(self.dice.index(self.clients.len()));
             let owner = self.witness.state().container(&container).map(|known| known.owner);
             let prefer = self.dice.chance(5_000).then_some(self.hosts[at].id);
@@ -112,10 +111,7 @@ impl World {
     fn may_lose(&self, site: &Option<godwit_protocol::SiteId>) -> bool {
         let Some(at) = site.and_then(|site| self.place(&site)) else { return false };
         let lost = self.hosts.iter().filter(|host| host.is_lost).count();
-        let faulty = self.faulty_among(self.witness.state().validators());
-        let votes = self.witness.state().validators().contains(&self.hosts[at].id);
-        let bears = !votes || faulty < tolerated(self.witness.state().validators().len());
-        self.hosts[at].is_sound() && lost == 0 && bears
+        self.hosts[at].is_sound() && lost == 0 && self.bears_loss_of(self.hosts[at].id)
     }
 
     /// How many of these sites lie or are lost.

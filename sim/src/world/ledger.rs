@@ -9,9 +9,9 @@ use godwit_ledger::replica::{
 };
 use godwit_protocol::bounded::List;
 use godwit_protocol::register::Register;
-use godwit_protocol::{Message, Millis, SiteId, decode, encode, site};
+use godwit_protocol::{Hash, Message, Millis, SiteId, decode, encode, site};
 
-use super::{CLOCK_BOUND, Happening, REGISTER_AGAIN, Step, World};
+use super::{CLOCK_BOUND, Happening, REGISTER_AGAIN, Sent, Step, World};
 use crate::check::Violation;
 use crate::marks::Mark;
 
@@ -53,8 +53,8 @@ impl World {
         self.drain(at, queue.collect())
     }
 
-    pub(super) fn heard(&mut self, from: usize, at: usize, bytes: &[u8]) -> Result<(), Violation> {
-        let message = decode(bytes).map_err(|bad| Violation(format!("site {from} sends what is malformed: {bad}")))?;
+    pub(super) fn heard(&mut self, from: usize, at: usize, sent: Arc<Sent>) -> Result<(), Violation> {
+        let message = Arc::try_unwrap(sent).map_or_else(|shared| shared.message.clone(), |sent| sent.message);
         self.overhear(at, &message);
         self.say(|| format!("         site {at} hears from {from}: {message:?}"));
         let from = self.hosts[from].id;
@@ -266,11 +266,13 @@ impl World {
     }
 
     pub(super) fn post_as_is(&mut self, at: usize, to: &[SiteId], message: &LedgerMessage) -> Result<(), Violation> {
-        let bytes = encode(message).map_err(|bad| Violation(format!("site {at} sends what is malformed: {bad}")))?;
-        let bytes: Arc<[u8]> = bytes.into();
+        let malformed = |bad| Violation(format!("site {at} sends what is malformed: {bad}"));
+        let bytes = encode(message).map_err(malformed)?;
+        let message = decode(&bytes).map_err(malformed)?;
+        let sent = Arc::new(Sent { message, bytes: bytes.len(), hash: Hash::of(&bytes) });
         for to in to.iter().filter_map(|to| self.place(to)).filter(|to| *to != at).collect::<Vec<_>>() {
             self.summary.messages += 1;
-            self.deliver(at, to, |from| Happening::Ledger(from, to, Arc::clone(&bytes)));
+            self.deliver(at, to, |from| Happening::Ledger(from, to, Arc::clone(&sent)));
         }
         Ok(())
     }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use godwit_ledger::replica;
 use godwit_protocol::capacity::Capacity;
 use godwit_protocol::effect::{Effect, What};
+use godwit_protocol::handoff::Promise;
 use godwit_protocol::site;
 use godwit_protocol::word::Word;
 use godwit_protocol::{Millis, Signed};
@@ -14,6 +15,10 @@ use super::{Happening, Step, World};
 use crate::check::{Checker, Violation, one_copy};
 use crate::engine::Asked;
 use crate::marks::Mark;
+
+/// How many times as likely a process dies right after a promise: between the promise and what follows from it most can go
+/// wrong.
+const AFTER_A_PROMISE: u32 = 10;
 
 /// After what a process that found its disk full is started again.
 const WHEN_FULL: Millis = Millis(2_000);
@@ -111,7 +116,11 @@ impl World {
             self.put(WHEN_FULL, Happening::Start(at));
             return Ok(true);
         }
-        let dies = self.faults.crash > 0 && self.dice.chance(self.faults.crash);
+        self.dies_by_chance(at, 1)
+    }
+
+    fn dies_by_chance(&mut self, at: usize, times: u32) -> Result<bool, Violation> {
+        let dies = self.faults.crash > 0 && self.dice.chance(self.faults.crash * times);
         if dies {
             self.crash(at)?;
         }
@@ -126,7 +135,11 @@ impl World {
                     return Ok(());
                 }
                 self.say(|| format!("         site {at}: {effect:?}"));
+                let promises = matches!(&effect, Effect::Journal(promise) if !matches!(promise, Promise::Bid { .. } | Promise::Closed { .. }));
                 self.obey_one(at, effect, queue)?;
+                if promises && self.dies_by_chance(at, AFTER_A_PROMISE)? {
+                    return Ok(());
+                }
             }
         }
         Ok(())
