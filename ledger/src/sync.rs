@@ -48,6 +48,10 @@ pub const SNAPSHOT_GAP: u64 = 2_000;
 #[derive(Debug, Default)]
 pub(crate) struct CatchUp {
     peers: BTreeMap<SiteId, Peer>,
+    /// How far the furthest of them is: looked at with every input, and a mesh may have thousands of members.
+    reach: Height,
+    /// Some site has said that it does not keep all blocks.
+    prunes: bool,
     /// By the first height of each.
     batches: BTreeMap<Height, Batch>,
     /// When a gap was first seen that somebody could be asked to close.
@@ -129,6 +133,7 @@ impl CatchUp {
     pub fn learn(&mut self, site: SiteId, height: Height, now: Time) {
         let peer = self.peers.entry(site).or_default();
         peer.claim = height.max(peer.claim);
+        self.reach = height.max(self.reach);
         self.since.get_or_insert(now);
     }
 
@@ -136,6 +141,7 @@ impl CatchUp {
     pub fn suspect(&mut self, site: SiteId, height: Height, now: Time) {
         let peer = self.peers.entry(site).or_default();
         peer.hint = height.max(peer.hint);
+        self.reach = height.max(self.reach);
         self.since.get_or_insert(now);
     }
 
@@ -145,6 +151,7 @@ impl CatchUp {
         if let Some(peer) = self.peers.get_mut(site) {
             peer.base = base;
         }
+        self.prunes = true;
         asked.is_none_or(|(from, _)| from < base)
     }
 
@@ -152,10 +159,12 @@ impl CatchUp {
     pub fn forget(&mut self, site: &SiteId) {
         self.take_asked(site);
         if let Some(peer) = self.peers.get_mut(site) {
+            let reached = peer.reach();
             (peer.claim, peer.hint, peer.base) = Default::default();
             if peer.offences == 0 {
                 *peer = Peer { earlier: std::mem::take(&mut peer.earlier), ..Peer::default() };
             }
+            self.fell_from(reached);
         }
     }
 
@@ -163,14 +172,23 @@ impl CatchUp {
     pub fn blame(&mut self, site: &SiteId, now: Time) {
         self.batches.retain(|_, batch| batch.site() != *site);
         let peer = self.peers.entry(*site).or_default();
+        let reached = peer.reach();
         (peer.claim, peer.hint) = Default::default();
         peer.resting = now.after(doubled(SHUN, peer.offences));
         peer.offences = peer.offences.saturating_add(1);
+        self.fell_from(reached);
     }
 
     /// How far others are, at most.
-    pub fn reach(&self) -> Height {
-        self.peers.values().map(Peer::reach).max().unwrap_or_default()
+    pub const fn reach(&self) -> Height {
+        self.reach
+    }
+
+    /// Some site is not as far as was believed.
+    fn fell_from(&mut self, reached: Height) {
+        if reached >= self.reach {
+            self.reach = self.peers.values().map(Peer::reach).max().unwrap_or_default();
+        }
     }
 
     /// Those who are further and may be asked, best first.
@@ -188,6 +206,9 @@ impl CatchUp {
 
     /// Whether others are further and none of them keeps the next block.
     pub fn is_cut_off(&self, own: Height) -> bool {
+        if self.reach <= own || !self.prunes {
+            return false;
+        }
         let mut further = self.peers.values().filter(|peer| peer.reach() > own).peekable();
         further.peek().is_some() && further.all(|peer| peer.base > own.next())
     }
@@ -205,6 +226,10 @@ impl CatchUp {
         });
         let awaited = answers.min();
         let gap = self.gap(own);
+        // It will be looked then who can be asked: not with each of the words that come until then.
+        if let Some(patient) = self.since.map(|since| since.after(PATIENCE)).filter(|at| gap.is_some() && *at > now) {
+            return Some(awaited.map_or(patient, |awaited| awaited.min(patient)));
+        }
         let free = gap.and_then(|(from, _)| self.whom(from, now));
         let ask = match (gap, free) {
             (Some(_), Some(_)) => Some(self.since.get_or_insert(now).after(PATIENCE)),
@@ -250,10 +275,10 @@ impl CatchUp {
         let Some(peer) = self.peers.get_mut(site) else { return Answer::Unasked(blocks) };
         if blocks.is_empty() {
             self.batches.remove(&from);
-            peer.hint = Height(0);
-            let claim = peer.claim;
+            let (reached, claim) = (peer.reach(), peer.claim);
             // Whether it has said so or not: there is nothing to be had there.
-            peer.claim = Height(from.0.saturating_sub(1)).min(claim);
+            (peer.claim, peer.hint) = (Height(from.0.saturating_sub(1)).min(claim), Height(0));
+            self.fell_from(reached);
             return if claim >= from { Answer::Contrary { claim } } else { Answer::Nothing };
         }
         let in_order = blocks.iter().zip(from.0..=last.0).all(|(block, height)| height_of(block).0 == height);
