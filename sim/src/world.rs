@@ -1,6 +1,6 @@
 //! The world: a virtual clock, a queue of what happens next, and everything the sites cannot do for themselves.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use ed25519_dalek::SigningKey;
@@ -12,7 +12,7 @@ use godwit_protocol::register::Register;
 use godwit_protocol::report::Report;
 use godwit_protocol::site::{self, Wish};
 use godwit_protocol::word::Word;
-use godwit_protocol::{Bytes, ContainerId, Event, Hash, MeshId, Millis, OfferId, Time, Verified};
+use godwit_protocol::{Bytes, ContainerId, Event, Hash, MeshId, Millis, OfferId, SiteId, Time, Verified};
 
 use crate::check::{Checker, Violation};
 use crate::host::Host;
@@ -145,10 +145,12 @@ pub struct World {
     now: Time,
     /// When operators, clients and faults stop.
     until: Time,
-    queue: BTreeMap<(Time, u64), Happening>,
-    queued: u64,
+    /// What happens at one time happens in the order in which it was put here.
+    queue: BTreeMap<Time, VecDeque<Happening>>,
     mesh: MeshId,
-    /// Sorted by their id.
+    /// Of the sites, sorted.
+    ids: Vec<SiteId>,
+    /// In the order of their ids.
     hosts: Vec<Host>,
     clients: Vec<SigningKey>,
     reports: u64,
@@ -203,12 +205,15 @@ impl World {
     }
 
     fn run_until(&mut self, end: Time) -> Result<(), Violation> {
-        while let Some(entry) = self.queue.first_entry() {
-            let (at, _) = *entry.key();
+        while let Some(mut entry) = self.queue.first_entry() {
+            let at = *entry.key();
             if at > end {
                 break;
             }
-            let happening = entry.remove();
+            let Some(happening) = entry.get_mut().pop_front() else {
+                entry.remove();
+                continue;
+            };
             self.now = at;
             self.note(&happening);
             self.summary.events += 1;
@@ -293,8 +298,7 @@ impl World {
     // The queue and its record.
 
     fn put(&mut self, delay: Millis, happening: Happening) {
-        self.queued += 1;
-        self.queue.insert((self.now.after(delay), self.queued), happening);
+        self.queue.entry(self.now.after(delay)).or_default().push_back(happening);
     }
 
     fn note(&mut self, happening: &Happening) {

@@ -1,7 +1,7 @@
 //! What a run begins and ends with: a mesh before its first block, and the calm after the faults.
 
 use ed25519_dalek::SigningKey;
-use godwit_ledger::genesis::Genesis;
+use godwit_ledger::genesis::{Genesis, MAX_FOUNDERS};
 use godwit_protocol::bounded::{List, Text};
 use godwit_protocol::container::{Image, Kind, Mode, Profile};
 use godwit_protocol::membership::{Change, Member, Role};
@@ -19,6 +19,9 @@ use crate::witness::Witness;
 
 /// Every so many containers one is stateless.
 const STATELESS: usize = 4;
+
+/// A block takes some hundred ms: how far admissions are apart.
+const ADMISSION: Millis = Millis(200);
 
 impl World {
     /// A mesh before its first block.
@@ -57,12 +60,12 @@ impl World {
             now: FOUNDED,
             until: FOUNDED.after(plan.active),
             queue: std::collections::BTreeMap::new(),
-            queued: 0,
             mesh: genesis.mesh(),
-            hosts,
+            ids: hosts.iter().map(|host| host.id).collect(),
             clients: (0..plan.containers).map(|index| key(b"client", index)).collect(),
             reports: 0,
-            links: Links::default(),
+            links: Links::new(hosts.len()),
+            hosts,
             approved: Vec::new(),
             witness: Witness::new(&genesis),
             checker: Checker::default(),
@@ -81,10 +84,11 @@ impl World {
             if self.hosts[at].lies {
                 self.put(Millis(1_000), Happening::Lie(at));
             }
-            // A genesis has room for so many; the others are admitted.
+            // A genesis has room for so many; the others are admitted, one by one: an approval serves for one membership.
             if self.witness.state().member(&self.hosts[at].id).is_none() {
                 let change = Change::Put(member(&self.hosts[at], false));
-                self.put(Millis(2_000), Happening::Reform(Box::new(change)));
+                let turn = ADMISSION.0 * (at - MAX_FOUNDERS) as u64;
+                self.put(Millis(2_000 + turn), Happening::Reform(Box::new(change)));
             }
         }
         for index in 0..self.plan.containers {

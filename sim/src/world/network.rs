@@ -25,7 +25,7 @@ impl World {
     }
 
     pub(super) fn place(&self, site: &SiteId) -> Option<usize> {
-        self.hosts.binary_search_by_key(site, |host| host.id).ok()
+        self.ids.binary_search(site).ok()
     }
 
     /// Parts one side from the other for a time: both directions, or one of them.
