@@ -70,6 +70,12 @@ pub struct Faults {
     pub change: u32,
     /// How far clocks are off, in ms either way.
     pub skew: u32,
+    /// A crash comes in the middle of a write: the write-ahead log ends at any byte.
+    pub torn: u32,
+    /// A link, in one direction, carries little: what is sent waits for what was sent before.
+    pub thin: u32,
+    /// Each second: a site's clock jumps by seconds, and is set right after a while.
+    pub jump: u32,
 }
 
 impl Faults {
@@ -87,6 +93,9 @@ impl Faults {
         lose: 0,
         change: 0,
         skew: 0,
+        torn: 0,
+        thin: 0,
+        jump: 0,
     };
 
     /// Everything goes wrong now and then.
@@ -103,6 +112,9 @@ impl Faults {
         lose: 40,
         change: 200,
         skew: 90,
+        torn: 5_000,
+        thin: 1_000,
+        jump: 100,
     };
 
     /// A mixture of its own for each seed, so that each kind of fault also occurs alone and at its worst.
@@ -123,6 +135,9 @@ impl Faults {
             lose: some(200),
             change: some(800),
             skew: some(100),
+            torn: some(10_000),
+            thin: some(5_000),
+            jump: some(300),
         }
     }
 
@@ -134,7 +149,7 @@ impl Faults {
     }
 
     /// Each by the name that the command line knows it by.
-    pub fn named(&mut self) -> [(&'static str, &mut u32); 12] {
+    pub fn named(&mut self) -> [(&'static str, &mut u32); 15] {
         [
             ("crash", &mut self.crash),
             ("loss", &mut self.loss),
@@ -148,6 +163,9 @@ impl Faults {
             ("lose", &mut self.lose),
             ("change", &mut self.change),
             ("skew", &mut self.skew),
+            ("torn", &mut self.torn),
+            ("thin", &mut self.thin),
+            ("jump", &mut self.jump),
         ]
     }
 }

@@ -82,6 +82,8 @@ enum Happening {
     Probe(usize, bool),
     /// Once a second: what operators, clients and fate do.
     Fate,
+    /// A site's clock is off by so many ms.
+    Clock(usize, i64),
 }
 
 /// A replica's message as it came off the wire, once for all who hear it.
@@ -263,6 +265,10 @@ impl World {
                 self.hosts[at].is_full = full;
                 Ok(())
             }
+            Happening::Clock(at, off) => {
+                self.hosts[at].jump = off;
+                Ok(())
+            }
             Happening::Reclaim(offer) => self.reclaim(offer),
             Happening::Reform(change) => self.reform(change),
             Happening::Lie(at) => self.lie(at),
@@ -354,6 +360,7 @@ impl Happening {
             Self::Lie(at) => put(18, &[*at], &[]),
             Self::Probe(at, retire) => put(19, &[*at], &[u8::from(*retire)]),
             Self::Fate => put(20, &[], &[]),
+            Self::Clock(at, off) => put(21, &[*at], &off.to_le_bytes()),
         }
     }
 }

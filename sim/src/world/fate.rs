@@ -35,6 +35,12 @@ impl World {
             self.put(Millis(0), Happening::Fill(at, true));
             self.put(until, Happening::Fill(at, false));
         }
+        if self.dice.chance(self.faults.jump) {
+            let (off, until) = (self.dice.below(20_000), self.dice.span(1_000..30_000));
+            let off = i64::try_from(off).expect("small") - 10_000;
+            self.put(Millis(0), Happening::Clock(at, off));
+            self.put(until, Happening::Clock(at, 0));
+        }
         if self.dice.chance(self.faults.lose) {
             self.lose();
         }
@@ -99,7 +105,7 @@ impl World {
         let host = &mut self.hosts[at];
         host.is_lost = true;
         host.engine = crate::engine::Engine::default();
-        host.disk = crate::host::Disk { height: host.disk.height, ..crate::host::Disk::default() };
+        host.disk = crate::disk::Disk { height: host.disk.height, ..crate::disk::Disk::default() };
         if host.process.take().is_some() {
             self.links.forget(at);
             for other in self.others(at) {

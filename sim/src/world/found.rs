@@ -74,6 +74,7 @@ impl World {
             summary: Summary { seed: plan.seed, ..Summary::default() },
             plan,
         };
+        world.links.thin_out(world.faults.thin, &mut world.dice);
         world.found();
         world
     }
@@ -112,6 +113,7 @@ impl World {
         for at in 0..self.hosts.len() {
             self.notice_all(at);
             self.put(Millis(0), Happening::Fill(at, false));
+            self.put(Millis(0), Happening::Clock(at, 0));
             self.put(Millis(1), Happening::Start(at));
             self.put(Millis(2), Happening::Wished(at, Wish::Drain(false)));
             self.put(Millis(2), Happening::Press(at, Bytes(100 << 20)));

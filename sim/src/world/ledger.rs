@@ -11,6 +11,7 @@ use godwit_protocol::bounded::List;
 use godwit_protocol::register::Register;
 use godwit_protocol::{Hash, Message, Millis, SiteId, decode, encode, site};
 
+use super::network::RECORD;
 use super::{CLOCK_BOUND, Happening, REGISTER_AGAIN, Sent, Step, World};
 use crate::check::Violation;
 use crate::marks::Mark;
@@ -148,7 +149,7 @@ impl World {
                 let record: VerifiedRecord = verified.map_err(|bad| Violation(format!("site {at} gossips: {bad}")))?;
                 let record = Arc::new(record);
                 for to in self.others(at) {
-                    self.deliver(at, to, |_| Happening::Gossiped(to, Arc::clone(&record)));
+                    self.deliver(at, to, RECORD, |_| Happening::Gossiped(to, Arc::clone(&record)));
                 }
             }
             Effect::Misbehaved { site, what } => self.suspect(at, site, &what)?,
@@ -211,8 +212,7 @@ impl World {
         }
         let host = &mut self.hosts[at];
         host.disk.height = height;
-        host.disk.log.clear();
-        host.disk.unsynced.clear();
+        host.disk.empty_log();
         let next = commit.state.next_sequence(&host.id);
         if let Some(process) = &mut host.process {
             process.author.seen(next);
@@ -235,8 +235,7 @@ impl World {
         }
         let disk = &mut self.hosts[at].disk;
         disk.height = height;
-        disk.log.clear();
-        disk.unsynced.clear();
+        disk.empty_log();
         self.crash(at)
     }
 
@@ -272,7 +271,7 @@ impl World {
         let sent = Arc::new(Sent { message, bytes: bytes.len(), hash: Hash::of(&bytes) });
         for to in to.iter().filter_map(|to| self.place(to)).filter(|to| *to != at).collect::<Vec<_>>() {
             self.summary.messages += 1;
-            self.deliver(at, to, |from| Happening::Ledger(from, to, Arc::clone(&sent)));
+            self.deliver(at, to, sent.bytes, |from| Happening::Ledger(from, to, Arc::clone(&sent)));
         }
         Ok(())
     }

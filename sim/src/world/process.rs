@@ -11,6 +11,7 @@ use godwit_protocol::site;
 use godwit_protocol::word::Word;
 use godwit_protocol::{Millis, Signed};
 
+use super::network::RECORD;
 use super::{Happening, Step, World};
 use crate::check::{Checker, Violation, one_copy};
 use crate::engine::Asked;
@@ -68,8 +69,15 @@ impl World {
     pub(super) fn die(&mut self, at: usize) -> Result<(), Violation> {
         self.mark_death(at);
         self.summary.crashes += 1;
-        let kept = self.dice.index(self.hosts[at].disk.unsynced.len() + 1);
-        self.hosts[at].die(self.now, kept);
+        self.hosts[at].die(self.now);
+        if self.dice.chance(self.faults.torn) {
+            let torn = self.hosts[at].disk.tear(&mut self.dice);
+            if torn.map_err(|bad| Violation(format!("the write-ahead log of site {at}: {bad}")))? {
+                self.mark(Mark::TornWrite);
+            }
+        } else {
+            self.hosts[at].disk.cut(&mut self.dice);
+        }
         self.links.forget(at);
         for other in self.others(at) {
             self.notice_later(other, at);
@@ -165,7 +173,7 @@ impl World {
                 let signed = Signed::sign(&self.mesh, &self.hosts[at].key, capacity).expect("small");
                 let signed = Arc::new(signed);
                 for to in self.others(at) {
-                    self.deliver(at, to, |_| Happening::Hear(to, Arc::clone(&signed)));
+                    self.deliver(at, to, RECORD, |_| Happening::Hear(to, Arc::clone(&signed)));
                 }
             }
             Effect::Tell(told) => {
