@@ -12,7 +12,7 @@ pub(crate) mod serve;
 pub mod snapshot;
 pub(crate) mod verify;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 use godwit_protocol::{Millis, SiteId, Time};
 
@@ -37,6 +37,9 @@ const SHUN: Millis = Millis(60_000);
 /// Doublings of both: a site may be mended, so none is given up for more than an hour.
 const MAX_DOUBLINGS: u32 = 6;
 
+/// Earlier questions to a site that are remembered: more than are asked of it while an answer is on its way.
+const EARLIER: usize = 32;
+
 /// Above so many missing blocks a snapshot is fetched instead, by a site that need not keep them all. Blocks come at some
 /// thousand a second; a snapshot costs a few round trips however long a site was away.
 pub const SNAPSHOT_GAP: u64 = 2_000;
@@ -45,6 +48,10 @@ pub const SNAPSHOT_GAP: u64 = 2_000;
 #[derive(Debug, Default)]
 pub(crate) struct CatchUp {
     peers: BTreeMap<SiteId, Peer>,
+    /// How far the furthest of them is: looked at with every input, and a mesh may have thousands of members.
+    reach: Height,
+    /// Some site has said that it does not keep all blocks.
+    prunes: bool,
     /// By the first height of each.
     batches: BTreeMap<Height, Batch>,
     /// When a gap was first seen that somebody could be asked to close.
@@ -52,7 +59,7 @@ pub(crate) struct CatchUp {
     asked: u64,
 }
 
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Peer {
     /// It has said that it is so far.
     claim: Height,
@@ -66,6 +73,8 @@ struct Peer {
     offences: u32,
     /// The last request's number: sites are asked in turn.
     turn: u64,
+    /// What it was asked for, the first and last height of each question: an answer may come after the next question.
+    earlier: VecDeque<(Height, Height)>,
 }
 
 #[derive(Debug)]
@@ -102,6 +111,18 @@ impl Peer {
         self.claim.max(self.hint)
     }
 
+    /// Whether blocks from one height to another answer something that it was asked.
+    fn was_asked(&self, first: Height, last: Height) -> bool {
+        self.earlier.iter().any(|(from, until)| *from == first && last <= *until)
+    }
+
+    fn remember(&mut self, question: (Height, Height)) {
+        if self.earlier.len() >= EARLIER {
+            self.earlier.pop_front();
+        }
+        self.earlier.push_back(question);
+    }
+
     fn serves(&self, height: Height) -> bool {
         self.base <= height && height <= self.reach()
     }
@@ -112,6 +133,7 @@ impl CatchUp {
     pub fn learn(&mut self, site: SiteId, height: Height, now: Time) {
         let peer = self.peers.entry(site).or_default();
         peer.claim = height.max(peer.claim);
+        self.reach = height.max(self.reach);
         self.since.get_or_insert(now);
     }
 
@@ -119,6 +141,7 @@ impl CatchUp {
     pub fn suspect(&mut self, site: SiteId, height: Height, now: Time) {
         let peer = self.peers.entry(site).or_default();
         peer.hint = height.max(peer.hint);
+        self.reach = height.max(self.reach);
         self.since.get_or_insert(now);
     }
 
@@ -128,6 +151,7 @@ impl CatchUp {
         if let Some(peer) = self.peers.get_mut(site) {
             peer.base = base;
         }
+        self.prunes = true;
         asked.is_none_or(|(from, _)| from < base)
     }
 
@@ -135,10 +159,12 @@ impl CatchUp {
     pub fn forget(&mut self, site: &SiteId) {
         self.take_asked(site);
         if let Some(peer) = self.peers.get_mut(site) {
+            let reached = peer.reach();
             (peer.claim, peer.hint, peer.base) = Default::default();
             if peer.offences == 0 {
-                self.peers.remove(site);
+                *peer = Peer { earlier: std::mem::take(&mut peer.earlier), ..Peer::default() };
             }
+            self.fell_from(reached);
         }
     }
 
@@ -146,14 +172,23 @@ impl CatchUp {
     pub fn blame(&mut self, site: &SiteId, now: Time) {
         self.batches.retain(|_, batch| batch.site() != *site);
         let peer = self.peers.entry(*site).or_default();
+        let reached = peer.reach();
         (peer.claim, peer.hint) = Default::default();
         peer.resting = now.after(doubled(SHUN, peer.offences));
         peer.offences = peer.offences.saturating_add(1);
+        self.fell_from(reached);
     }
 
     /// How far others are, at most.
-    pub fn reach(&self) -> Height {
-        self.peers.values().map(Peer::reach).max().unwrap_or_default()
+    pub const fn reach(&self) -> Height {
+        self.reach
+    }
+
+    /// Some site is not as far as was believed.
+    fn fell_from(&mut self, reached: Height) {
+        if reached >= self.reach {
+            self.reach = self.peers.values().map(Peer::reach).max().unwrap_or_default();
+        }
     }
 
     /// Those who are further and may be asked, best first.
@@ -171,6 +206,9 @@ impl CatchUp {
 
     /// Whether others are further and none of them keeps the next block.
     pub fn is_cut_off(&self, own: Height) -> bool {
+        if self.reach <= own || !self.prunes {
+            return false;
+        }
         let mut further = self.peers.values().filter(|peer| peer.reach() > own).peekable();
         further.peek().is_some() && further.all(|peer| peer.base > own.next())
     }
@@ -188,6 +226,10 @@ impl CatchUp {
         });
         let awaited = answers.min();
         let gap = self.gap(own);
+        // It will be looked then who can be asked: not with each of the words that come until then.
+        if let Some(patient) = self.since.map(|since| since.after(PATIENCE)).filter(|at| gap.is_some() && *at > now) {
+            return Some(awaited.map_or(patient, |awaited| awaited.min(patient)));
+        }
         let free = gap.and_then(|(from, _)| self.whom(from, now));
         let ask = match (gap, free) {
             (Some(_), Some(_)) => Some(self.since.get_or_insert(now).after(PATIENCE)),
@@ -211,6 +253,7 @@ impl CatchUp {
             let Some(peer) = self.peers.get_mut(&site) else { break };
             peer.turn = self.asked;
             let last = last.min(peer.reach());
+            peer.remember((from, last));
             self.batches.insert(from, Batch::Asked { site, last, until: now.after(ANSWER) });
             let most = u16::try_from(last.0 - from.0 + 1).unwrap_or(u16::MAX);
             asks.push(Ask { site, from, most });
@@ -221,23 +264,25 @@ impl CatchUp {
 
     /// Blocks came from a site.
     pub fn answered(&mut self, site: &SiteId, blocks: Vec<Committed>) -> Answer {
-        let first = blocks.first().map(height_of);
+        let ends = blocks.first().map(height_of).zip(blocks.last().map(height_of));
         let Some((from, last)) = self.asked_of(site) else { return Answer::Unasked(blocks) };
-        if first.is_some_and(|first| first != from) {
-            // A new block that crossed our question, unless it pretends to be the answer.
-            return if blocks.len() == 1 { Answer::Unasked(blocks) } else { self.other_blocks(site) };
+        if ends.is_some_and(|(first, until)| first != from || until > last) {
+            // A new block that crossed our question, or the answer to an earlier one, unless it pretends to be this one's.
+            let late =
+                ends.zip(self.peers.get(site)).is_some_and(|((first, until), peer)| peer.was_asked(first, until));
+            return if late || blocks.len() == 1 { Answer::Unasked(blocks) } else { self.other_blocks(site) };
         }
         let Some(peer) = self.peers.get_mut(site) else { return Answer::Unasked(blocks) };
         if blocks.is_empty() {
             self.batches.remove(&from);
-            peer.hint = Height(0);
-            let claim = peer.claim;
+            let (reached, claim) = (peer.reach(), peer.claim);
             // Whether it has said so or not: there is nothing to be had there.
-            peer.claim = Height(from.0.saturating_sub(1)).min(claim);
+            (peer.claim, peer.hint) = (Height(from.0.saturating_sub(1)).min(claim), Height(0));
+            self.fell_from(reached);
             return if claim >= from { Answer::Contrary { claim } } else { Answer::Nothing };
         }
         let in_order = blocks.iter().zip(from.0..=last.0).all(|(block, height)| height_of(block).0 == height);
-        if !in_order || blocks.len() as u64 > last.0 - from.0 + 1 {
+        if !in_order {
             return self.other_blocks(site);
         }
         peer.silences = 0;

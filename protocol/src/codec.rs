@@ -6,6 +6,8 @@
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
+use bincode::enc::write::Writer;
+use bincode::error::EncodeError;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -14,6 +16,9 @@ pub const VERSION: u8 = 1;
 
 /// The largest value that is encoded or decoded: a block of 4 MiB with room for its header and certificate.
 pub const LIMIT: usize = 4 * 1024 * 1024 + 64 * 1024;
+
+/// Room for a vote or a record, most of what is encoded.
+const USUAL: usize = 512;
 
 const CONFIG: bincode::config::Configuration<
     bincode::config::LittleEndian,
@@ -49,8 +54,10 @@ pub enum Malformed {
 /// # Errors
 /// [`Malformed::TooLong`] above [`LIMIT`]; [`Malformed::Invalid`] for what bincode cannot express.
 pub fn encode<T: Serialize>(value: &T) -> Result<Vec<u8>, Malformed> {
-    let mut bytes = alloc::vec![VERSION];
-    bytes.extend(bincode::serde::encode_to_vec(value, CONFIG).map_err(|e| Malformed::Invalid(e.to_string()))?);
+    let mut bytes = Vec::with_capacity(USUAL);
+    bytes.push(VERSION);
+    bincode::serde::encode_into_writer(value, Sink(&mut bytes), CONFIG)
+        .map_err(|e| Malformed::Invalid(e.to_string()))?;
     if bytes.len() > LIMIT { Err(Malformed::TooLong(bytes.len())) } else { Ok(bytes) }
 }
 
@@ -71,10 +78,35 @@ pub fn decode<T: Serialize + DeserializeOwned>(bytes: &[u8]) -> Result<T, Malfor
     if consumed != body.len() {
         return Err(Malformed::Trailing(body.len() - consumed));
     }
-    if encode(&value)? != bytes {
-        return Err(Malformed::NotCanonical);
+    let mut rest = body;
+    let same = bincode::serde::encode_into_writer(&value, Same(&mut rest), CONFIG).is_ok() && rest.is_empty();
+    if same { Ok(value) } else { Err(Malformed::NotCanonical) }
+}
+
+/// Appends what is encoded.
+struct Sink<'a>(&'a mut Vec<u8>);
+
+impl Writer for Sink<'_> {
+    #[inline]
+    fn write(&mut self, bytes: &[u8]) -> Result<(), EncodeError> {
+        // Keys, hashes and signatures come byte by byte.
+        match bytes {
+            [byte] => self.0.push(*byte),
+            _ => self.0.extend_from_slice(bytes),
+        }
+        Ok(())
     }
-    Ok(value)
+}
+
+/// Compares what is encoded with what is expected, without a copy of it.
+struct Same<'a, 'b>(&'a mut &'b [u8]);
+
+impl Writer for Same<'_, '_> {
+    #[inline]
+    fn write(&mut self, bytes: &[u8]) -> Result<(), EncodeError> {
+        *self.0 = self.0.strip_prefix(bytes).ok_or(EncodeError::Other("another value"))?;
+        Ok(())
+    }
 }
 
 #[cfg(test)]

@@ -8,11 +8,8 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 
 use crate::marks::Marks;
-use crate::plan::Plan;
+use crate::plan::{HANDOFFS, Plan};
 use crate::world::{Summary, World};
-
-/// A run that counts has at least so many handoffs.
-pub const HANDOFFS: u64 = 5;
 
 /// What many runs came to.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]

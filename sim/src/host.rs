@@ -4,7 +4,6 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use ed25519_dalek::SigningKey;
 use godwit_ledger::author::Author;
-use godwit_ledger::block::Height;
 use godwit_ledger::replica::{self, BadWal, Replica, TimerToken};
 use godwit_ledger::state::State;
 use godwit_protocol::bounded::{List, Text};
@@ -17,6 +16,7 @@ use godwit_protocol::site::{Config, Load, Site, Use};
 use godwit_protocol::{Address, Bytes, ContainerId, MilliCpu, Millis, SiteId, Time};
 
 use crate::byzantine::Byzantine;
+use crate::disk::Disk;
 use crate::engine::{Copy, Engine};
 
 /// What every simulated site has.
@@ -40,19 +40,6 @@ pub struct Process {
     pub timers: BTreeSet<TimerToken>,
 }
 
-/// What survives the process.
-#[derive(Debug, Default)]
-pub struct Disk {
-    /// The last block committed here.
-    pub height: Height,
-    /// The write-ahead log, as far as it is synced.
-    pub log: Vec<Vec<u8>>,
-    /// The rest of it: a crash may lose it from any entry on.
-    pub unsynced: Vec<Vec<u8>>,
-    /// The promises; each is synced before anything follows from it.
-    pub journal: Vec<Promise>,
-}
-
 /// A site and what is under it.
 pub struct Host {
     /// Its identity.
@@ -61,6 +48,8 @@ pub struct Host {
     pub key: SigningKey,
     /// How far its clock is ahead; negative if behind.
     pub skew: i64,
+    /// How far it has jumped, besides.
+    pub jump: i64,
     /// None while it is dead.
     pub process: Option<Process>,
     /// Counts the process's lives.
@@ -110,6 +99,7 @@ impl Host {
             id,
             key,
             skew,
+            jump: 0,
             process: None,
             life: 0,
             disk: Disk::default(),
@@ -127,7 +117,7 @@ impl Host {
     /// What its clock says.
     #[must_use]
     pub fn clock(&self, now: Time) -> Time {
-        Time(now.0.saturating_add_signed(self.skew))
+        Time(now.0.saturating_add_signed(self.skew + self.jump))
     }
 
     /// Starts the process from what survived, the state being that of the disk's height; gives what the brain wants done
@@ -158,14 +148,12 @@ impl Host {
         self.process.is_some()
     }
 
-    /// The process dies; of what it had not synced, so many entries reached the disk.
-    pub fn die(&mut self, now: Time, kept: usize) {
+    /// The process dies.
+    pub fn die(&mut self, now: Time) {
         self.process = None;
         if planted::is(Bug::CrashThaws) {
             self.engine.thaw_all(now);
         }
-        let survives = self.disk.unsynced.drain(..).take(kept);
-        self.disk.log.extend(survives);
         self.engine.orphan();
     }
 

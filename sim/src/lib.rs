@@ -8,6 +8,7 @@
 pub mod byzantine;
 pub mod campaign;
 pub mod check;
+pub mod disk;
 pub mod engine;
 pub mod host;
 pub mod links;

@@ -9,7 +9,8 @@ use anyhow::Context;
 use clap::Parser;
 use godwit_protocol::Millis;
 use godwit_sim::byzantine::Behaviour;
-use godwit_sim::campaign::{HANDOFFS, Total, Until, campaign};
+use godwit_sim::campaign::{Total, Until, campaign};
+use godwit_sim::plan::HANDOFFS;
 use godwit_sim::shrink::shrink;
 use godwit_sim::{Faults, Plan, World};
 
@@ -66,6 +67,9 @@ struct Arguments {
     /// The same in hours
     #[arg(long)]
     hours: Option<u64>,
+    /// Go on for up to twelve times as long until so many containers were handed over [default: 5; 0 with --seconds or --hours]
+    #[arg(long)]
+    handoffs: Option<u64>,
     /// Write every event of a single run to this file
     #[arg(long, conflicts_with_all = ["runs", "minutes"])]
     trace: Option<PathBuf>,
@@ -141,6 +145,7 @@ impl Arguments {
                 Choice::Given(liars) => liars.0.clone(),
             },
             active: span.map_or(drawn.active, |seconds| Millis(seconds * 1_000)),
+            handoffs: self.handoffs.unwrap_or(if span.is_some() { 0 } else { drawn.handoffs }),
             settle: drawn.settle,
         }
     }
@@ -184,9 +189,15 @@ fn one(arguments: &Arguments) -> anyhow::Result<bool> {
 fn many(arguments: &Arguments, until: Until) -> anyhow::Result<bool> {
     let threads = arguments.threads.or_else(|| std::thread::available_parallelism().ok().map(Into::into)).unwrap_or(1);
     let began = Instant::now();
-    let told = std::sync::Mutex::new(began);
+    let told = std::sync::Mutex::new((began, 0));
     let tell = |total: &Total, run: u64| {
-        let mut last = told.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut told = told.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let (last, broken) = &mut *told;
+        // What is broken is said at once: it may take hours until the end.
+        for (plan, violation) in total.broken.iter().skip(*broken) {
+            eprintln!("broken: {violation}\nreplay: godwit-sim {plan}");
+        }
+        *broken = total.broken.len();
         if last.elapsed() >= Duration::from_secs(10) {
             *last = Instant::now();
             let rate = (total.clean * 1_000).checked_div(began.elapsed().as_millis().try_into().unwrap_or(1));
@@ -204,9 +215,6 @@ fn many(arguments: &Arguments, until: Until) -> anyhow::Result<bool> {
         println!("{}", serde_json::json!({ "first": arguments.seed, "next": next, "total": total }));
     } else {
         print_total(&total, next, began.elapsed());
-    }
-    for (plan, violation) in &total.broken {
-        eprintln!("broken: {violation}\nreplay: godwit-sim {plan}");
     }
     Ok(total.broken.is_empty())
 }

@@ -13,6 +13,13 @@ use crate::byzantine::Behaviour;
 /// The smallest mesh that tolerates a fault.
 pub const FEWEST: usize = 4;
 
+/// A run is prolonged to this many times its length, its faults abating, until enough containers were handed over: under the
+/// worst faults few are.
+pub const PATIENCE: u64 = 12;
+
+/// Handoffs of a run as its seed draws it.
+pub const HANDOFFS: u64 = 5;
+
 /// One run.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Plan {
@@ -30,6 +37,8 @@ pub struct Plan {
     pub liars: Vec<(usize, Behaviour)>,
     /// How long operators, clients and faults are at it.
     pub active: Millis,
+    /// They go on until so many containers were handed over, but no longer than [`PATIENCE`] times as long.
+    pub handoffs: u64,
     /// How long all is quiet and whole afterwards; by then everything must have settled.
     pub settle: Millis,
 }
@@ -61,6 +70,12 @@ pub struct Faults {
     pub change: u32,
     /// How far clocks are off, in ms either way.
     pub skew: u32,
+    /// A crash comes in the middle of a write: the write-ahead log ends at any byte.
+    pub torn: u32,
+    /// A link, in one direction, carries little: what is sent waits for what was sent before.
+    pub thin: u32,
+    /// Each second: a site's clock jumps by seconds, and is set right after a while.
+    pub jump: u32,
 }
 
 impl Faults {
@@ -78,6 +93,9 @@ impl Faults {
         lose: 0,
         change: 0,
         skew: 0,
+        torn: 0,
+        thin: 0,
+        jump: 0,
     };
 
     /// Everything goes wrong now and then.
@@ -94,6 +112,9 @@ impl Faults {
         lose: 40,
         change: 200,
         skew: 90,
+        torn: 5_000,
+        thin: 1_000,
+        jump: 100,
     };
 
     /// A mixture of its own for each seed, so that each kind of fault also occurs alone and at its worst.
@@ -114,11 +135,21 @@ impl Faults {
             lose: some(200),
             change: some(800),
             skew: some(100),
+            torn: some(10_000),
+            thin: some(5_000),
+            jump: some(300),
+        }
+    }
+
+    /// The storm abates a little.
+    pub fn ease(&mut self) {
+        for (_, chance) in self.named() {
+            *chance = *chance * 9 / 10;
         }
     }
 
     /// Each by the name that the command line knows it by.
-    pub fn named(&mut self) -> [(&'static str, &mut u32); 12] {
+    pub fn named(&mut self) -> [(&'static str, &mut u32); 15] {
         [
             ("crash", &mut self.crash),
             ("loss", &mut self.loss),
@@ -132,6 +163,9 @@ impl Faults {
             ("lose", &mut self.lose),
             ("change", &mut self.change),
             ("skew", &mut self.skew),
+            ("torn", &mut self.torn),
+            ("thin", &mut self.thin),
+            ("jump", &mut self.jump),
         ]
     }
 }
@@ -177,6 +211,7 @@ impl Plan {
             faults,
             liars: Vec::new(),
             active: Millis(120_000),
+            handoffs: 0,
             settle: Millis(400_000),
         }
     }
@@ -187,7 +222,15 @@ impl Plan {
         let mut dice = Dice::new(seed ^ 0x9_1a45);
         let sites = FEWEST + dice.index(4);
         let validators = FEWEST + dice.index(sites - FEWEST + 1);
-        let plan = Self { sites, validators, containers: 3 + dice.index(4), ..Self::new(seed, Faults::drawn(seed)) };
+        let containers = 3 + dice.index(4);
+        let plan = Self {
+            sites,
+            validators,
+            containers,
+            active: Millis(60_000),
+            handoffs: HANDOFFS,
+            ..Self::new(seed, Faults::drawn(seed))
+        };
         if dice.chance(5_000) { plan.with_liars(&mut dice) } else { plan }
     }
 
@@ -220,12 +263,13 @@ impl fmt::Display for Plan {
         let liars = if liars.is_empty() { "none".to_owned() } else { liars.join(",") };
         write!(
             f,
-            "--seed {} --sites {} --validators {} --containers {} --seconds {} --faults {} --liars {liars}",
+            "--seed {} --sites {} --validators {} --containers {} --seconds {} --handoffs {} --faults {} --liars {liars}",
             self.seed,
             self.sites,
             self.validators,
             self.containers,
             self.active.0 / 1_000,
+            self.handoffs,
             self.faults,
         )
     }

@@ -35,6 +35,9 @@ fn broken(plan: &Plan) -> Option<(Plan, String)> {
 /// Plans that are smaller in one respect, those that save most first.
 fn smaller(plan: &Plan) -> Vec<Plan> {
     let mut plans = Vec::new();
+    if plan.handoffs > 0 {
+        plans.push(Plan { handoffs: 0, ..plan.clone() });
+    }
     if plan.active.0 > SHORTEST {
         plans.push(Plan { active: Millis((plan.active.0 / 2).max(SHORTEST)), ..plan.clone() });
     }

@@ -1,24 +1,24 @@
 //! The world: a virtual clock, a queue of what happens next, and everything the sites cannot do for themselves.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use ed25519_dalek::SigningKey;
 use godwit_ledger::record::VerifiedRecord;
-use godwit_ledger::replica::{self, TimerToken};
+use godwit_ledger::replica::{self, LedgerMessage, TimerToken};
 use godwit_protocol::capacity::Capacity;
 use godwit_protocol::membership::Change;
 use godwit_protocol::register::Register;
 use godwit_protocol::report::Report;
 use godwit_protocol::site::{self, Wish};
 use godwit_protocol::word::Word;
-use godwit_protocol::{Bytes, ContainerId, Event, MeshId, Millis, OfferId, Time, Verified};
+use godwit_protocol::{Bytes, ContainerId, Event, Hash, MeshId, Millis, OfferId, SiteId, Time, Verified};
 
 use crate::check::{Checker, Violation};
 use crate::host::Host;
 use crate::links::Links;
 use crate::marks::{Mark, Marks};
-use crate::plan::{Dice, Faults, Plan};
+use crate::plan::{Dice, Faults, PATIENCE, Plan};
 use crate::witness::Witness;
 
 mod engines;
@@ -40,6 +40,15 @@ const CLOCK_BOUND: Millis = Millis(200);
 /// How often a container is registered again while the ledger does not show it.
 const REGISTER_AGAIN: Millis = Millis(5_000);
 
+/// By how much a run is prolonged that has not come far enough.
+const LONGER: Millis = Millis(20_000);
+
+/// After what it is first looked whether all has settled: everything that was to come has come.
+const AT_LEAST: Millis = Millis(260_000);
+
+/// How often it is looked again.
+const LOOK: Millis = Millis(20_000);
+
 /// What happens at a time. Sites are named by their place.
 #[derive(Clone, Debug)]
 enum Happening {
@@ -48,8 +57,8 @@ enum Happening {
     Hear(usize, Arc<Verified<Capacity>>),
     Told(usize, usize, Word),
     Reported(usize, Box<Verified<Report>>),
-    /// A replica's message, from and to, as it is on the wire.
-    Ledger(usize, usize, Arc<[u8]>),
+    /// A replica's message, from and to.
+    Ledger(usize, usize, Arc<Sent>),
     Gossiped(usize, Arc<VerifiedRecord>),
     Timer(usize, u32, TimerToken),
     /// A site looks whether it is connected to another.
@@ -73,6 +82,18 @@ enum Happening {
     Probe(usize, bool),
     /// Once a second: what operators, clients and fate do.
     Fate,
+    /// A site's clock is off by so many ms.
+    Clock(usize, i64),
+}
+
+/// A replica's message as it came off the wire, once for all who hear it.
+#[derive(Clone, Debug)]
+struct Sent {
+    message: LedgerMessage,
+    /// Its size.
+    bytes: usize,
+    /// Of its bytes.
+    hash: Hash,
 }
 
 /// What one process does next.
@@ -124,14 +145,20 @@ pub struct World {
     faults: Faults,
     dice: Dice,
     now: Time,
-    queue: BTreeMap<(Time, u64), Happening>,
-    queued: u64,
+    /// When operators, clients and faults stop.
+    until: Time,
+    /// What happens at one time happens in the order in which it was put here.
+    queue: BTreeMap<Time, VecDeque<Happening>>,
     mesh: MeshId,
-    /// Sorted by their id.
+    /// Of the sites, sorted.
+    ids: Vec<SiteId>,
+    /// In the order of their ids.
     hosts: Vec<Host>,
     clients: Vec<SigningKey>,
     reports: u64,
     links: Links,
+    /// Changes that enough validators have approved of, by the epoch that they approve of it in.
+    approved: Vec<(u64, Change)>,
     witness: Witness,
     checker: Checker,
     hasher: blake3::Hasher,
@@ -150,10 +177,26 @@ impl World {
     }
 
     fn go(&mut self) -> Result<(), Violation> {
-        let calm = FOUNDED.after(self.plan.active);
-        self.run_until(calm)?;
+        let last = FOUNDED.after(Millis(self.plan.active.0 * PATIENCE));
+        while self.now < self.until {
+            self.run_until(self.until)?;
+            if self.summary.received < self.plan.handoffs && self.until < last {
+                self.until = self.until.after(LONGER).min(last);
+                self.faults.ease();
+                self.put(Millis(0), Happening::Fate);
+            }
+        }
+        let end = self.now.after(self.plan.settle);
         self.calm();
-        self.run_until(calm.after(self.plan.settle))?;
+        self.run_until(self.now.after(AT_LEAST.min(self.plan.settle)))?;
+        // The promise is that all has settled by the end; when that is seen earlier, the rest would show nothing more.
+        while self.now < end && self.settled().is_err() {
+            self.run_until(self.now.after(LOOK).min(end))?;
+        }
+        self.settled()
+    }
+
+    fn settled(&self) -> Result<(), Violation> {
         self.checker.settled(self.now, &self.hosts, &self.witness)
     }
 
@@ -164,12 +207,15 @@ impl World {
     }
 
     fn run_until(&mut self, end: Time) -> Result<(), Violation> {
-        while let Some(entry) = self.queue.first_entry() {
-            let (at, _) = *entry.key();
+        while let Some(mut entry) = self.queue.first_entry() {
+            let at = *entry.key();
             if at > end {
                 break;
             }
-            let happening = entry.remove();
+            let Some(happening) = entry.get_mut().pop_front() else {
+                entry.remove();
+                continue;
+            };
             self.now = at;
             self.note(&happening);
             self.summary.events += 1;
@@ -197,7 +243,7 @@ impl World {
             }
             Happening::Told(from, at, word) => self.told(from, at, word),
             Happening::Reported(at, report) => self.brain(at, site::Input::Report(*report)),
-            Happening::Ledger(from, at, bytes) => self.heard(from, at, &bytes),
+            Happening::Ledger(from, at, sent) => self.heard(from, at, sent),
             Happening::Gossiped(at, record) => self.gossiped(at, (*record).clone()),
             Happening::Timer(at, life, token) => self.rang(at, life, token),
             Happening::Notice(at, other) => self.notice(at, other),
@@ -217,6 +263,10 @@ impl World {
             }
             Happening::Fill(at, full) => {
                 self.hosts[at].is_full = full;
+                Ok(())
+            }
+            Happening::Clock(at, off) => {
+                self.hosts[at].jump = off;
                 Ok(())
             }
             Happening::Reclaim(offer) => self.reclaim(offer),
@@ -254,8 +304,7 @@ impl World {
     // The queue and its record.
 
     fn put(&mut self, delay: Millis, happening: Happening) {
-        self.queued += 1;
-        self.queue.insert((self.now.after(delay), self.queued), happening);
+        self.queue.entry(self.now.after(delay)).or_default().push_back(happening);
     }
 
     fn note(&mut self, happening: &Happening) {
@@ -264,7 +313,7 @@ impl World {
         happening.hash(&mut self.hasher);
         if let Some(trace) = &mut self.trace {
             trace.push(match happening {
-                Happening::Ledger(from, to, bytes) => format!("{since} Ledger({from}, {to}, {} bytes)", bytes.len()),
+                Happening::Ledger(from, to, sent) => format!("{since} Ledger({from}, {to}, {} bytes)", sent.bytes),
                 _ => format!("{since} {happening:?}"),
             });
         }
@@ -293,7 +342,7 @@ impl Happening {
             Self::Hear(at, capacity) => put(2, &[*at], &capacity.signature.0),
             Self::Told(from, at, word) => put(3, &[*from, *at], format!("{word:?}").as_bytes()),
             Self::Reported(at, report) => put(4, &[*at], &report.signature.0),
-            Self::Ledger(from, at, bytes) => put(5, &[*from, *at], bytes),
+            Self::Ledger(from, at, sent) => put(5, &[*from, *at], &sent.hash.0),
             Self::Gossiped(at, record) => put(6, &[*at], &record.signature.0),
             Self::Timer(at, life, token) => {
                 put(7, &[*at], &[&life.to_le_bytes()[..], &token.0.to_le_bytes()].concat());
@@ -311,6 +360,7 @@ impl Happening {
             Self::Lie(at) => put(18, &[*at], &[]),
             Self::Probe(at, retire) => put(19, &[*at], &[u8::from(*retire)]),
             Self::Fate => put(20, &[], &[]),
+            Self::Clock(at, off) => put(21, &[*at], &off.to_le_bytes()),
         }
     }
 }

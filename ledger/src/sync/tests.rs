@@ -119,6 +119,29 @@ fn other_blocks_than_those_asked_for_are_an_offence_and_a_new_block_in_between_i
 }
 
 #[test]
+fn an_answer_that_comes_late_or_twice_is_no_offence() {
+    let mut catch_up = CatchUp::default();
+    catch_up.learn(A, Height(100), LONG_AGO);
+    assert_eq!(asks(&mut catch_up, 0, 50), [(A, 1, 64)]);
+    // It takes too long; meanwhile some of it comes from elsewhere.
+    let now = 50 + ANSWER.0 + QUIET.0;
+    assert_eq!(asks(&mut catch_up, 0, now - QUIET.0), []);
+    assert_eq!(asks(&mut catch_up, 60, now), [(A, 61, 40)]);
+    assert_eq!(catch_up.answered(&A, blocks(1..=64)), Answer::Unasked(blocks(1..=64)));
+    assert_eq!(catch_up.answered(&A, blocks(61..=100)), Answer::Taken);
+    assert!(catch_up.ready(Height(60)).is_some());
+    // The network says it again after the next question, and after a new connection.
+    catch_up.learn(A, Height(102), Time(now));
+    assert_eq!(asks(&mut catch_up, 100, now + 1), [(A, 101, 2)]);
+    assert_eq!(catch_up.answered(&A, blocks(61..=100)), Answer::Unasked(blocks(61..=100)));
+    catch_up.forget(&A);
+    catch_up.learn(A, Height(102), Time(now));
+    assert_eq!(asks(&mut catch_up, 100, now + 2), [(A, 101, 2)]);
+    assert_eq!(catch_up.answered(&A, blocks(61..=100)), Answer::Unasked(blocks(61..=100)));
+    assert_eq!(catch_up.answered(&A, blocks(60..=100)), Answer::Others);
+}
+
+#[test]
 fn who_serves_rubbish_is_not_asked_for_a_while_and_longer_each_time() {
     let mut catch_up = CatchUp::default();
     let mut now = 0;

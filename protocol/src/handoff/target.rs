@@ -111,7 +111,8 @@ impl Target {
         }
     }
 
-    /// Goes on after a restart, from what the ledger says and what was promised.
+    /// Goes on after a restart, from what the ledger says and what was promised. A bid of ours that nothing promises any more
+    /// had been given up, and is in the ledger after all.
     #[must_use]
     pub fn recover(
         now: Time,
@@ -120,7 +121,8 @@ impl Target {
         promises: &[Promise],
         patience: Patience,
     ) -> (Self, Vec<Effect>) {
-        let mut this = Self::bid(now, me, open, patience);
+        let lapsed = promises.is_empty();
+        let mut this = Self { lapsed, ..Self::bid(now, me, open, patience) };
         this.award.clone_from(&open.award);
         this.attempt = open.attempt;
         this.yielded = promises.iter().rev().find_map(|promise| match promise {
@@ -132,10 +134,14 @@ impl Target {
         let mine = this.is_winner();
         // What was journaled first binds.
         let aborted = promises.iter().any(|promise| matches!(promise, Promise::Abort { offer } if *offer == open.id));
-        let effects = match open.stage {
+        let wanted = match open.stage {
             Stage::Received if mine && aborted => this.give_back(now, Reason::Failed(Text::clipped("restore failed"))),
             Stage::Received if mine => this.resume(now),
             Stage::Ready | Stage::Awarded if mine && this.yielded.is_some() => this.claim(now),
+            // Nothing is measured yet: whether it would still fit is not known.
+            Stage::Awarded if mine && lapsed => {
+                this.prepare_if(now, Err(Reason::Failed(Text::clipped("the bid was given up before a restart"))))
+            }
             // A prepared copy may be half made: make it again.
             Stage::Awarded if mine => this.prepare(now),
             Stage::Ready if mine => {
@@ -146,6 +152,9 @@ impl Target {
             _ if this.has_won_before() => this.discard(now, false),
             _ => vec![],
         };
+        // Without a promise nobody would settle what it leaves behind, if it ends while this site is away.
+        let promise = Effect::Journal(Promise::Bid { offer: open.id, container: open.body.container });
+        let effects = lapsed.then_some(promise).into_iter().chain(wanted).collect();
         (this, effects)
     }
 

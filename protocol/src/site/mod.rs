@@ -213,14 +213,18 @@ impl Site {
         self.containers = containers;
         let mut effects = vec![];
         for open in offers {
-            let ours: Vec<Promise> = promises.iter().filter(|promise| promise.offer() == open.id).cloned().collect();
+            let mut ours: Vec<Promise> =
+                promises.iter().filter(|promise| promise.offer() == open.id).cloned().collect();
             let closed = matches!(ours.last(), Some(Promise::Closed { .. }));
+            if closed {
+                ours.clear();
+            }
             if open.source == self.config.me && !closed {
                 let (source, wanted) = Source::recover(now, &open, &ours, self.config.patience);
                 self.sources.insert(open.id, source);
                 effects.extend(wanted);
-            } else if !closed && (open.bidders.contains(&self.config.me) || !ours.is_empty()) {
-                // A bid that was promised may yet be committed.
+            } else if open.source != self.config.me && (open.bidders.contains(&self.config.me) || !ours.is_empty()) {
+                // A bid that was promised may yet be committed; one that was given up may have been, nevertheless.
                 let (target, wanted) = Target::recover(now, self.config.me, &open, &ours, self.config.patience);
                 self.targets.insert(open.id, target);
                 effects.extend(wanted);

@@ -11,6 +11,7 @@ use crate::bid::{Bid, Decline, Reason};
 use crate::bounded::List;
 use crate::container::{Image, Kind, Mode, Needs, Profile};
 use crate::event::EndReason;
+use crate::handoff::Stage;
 use crate::id::{ImageId, MeshId};
 use crate::offer::{Offer, Why};
 use crate::register::Register;
@@ -599,4 +600,36 @@ fn a_bid_from_before_a_restart_whose_offer_is_committed_after_it_is_kept() {
     assert!(bid(&again.opens(7, 1, foreign(7, 2, &[ME]))).is_some());
     again.sees(Event::BidPlaced { bidder: site(ME), bid: early });
     assert_eq!(again.reserved(), 2);
+}
+
+#[test]
+fn a_bid_that_was_given_up_and_is_in_the_ledger_after_a_restart_is_promised_again() {
+    let body = foreign(7, 2, &[ME]);
+    let open = |stage, attempt| Open {
+        id: offer_id(7),
+        source: site(1),
+        body: body.clone(),
+        award: (attempt > 0).then(|| Award { ranking: vec![Ranked { site: site(ME), score: 1 }] }),
+        bidders: vec![site(ME)],
+        attempt,
+        stage,
+    };
+    let promise = Promise::Bid { offer: offer_id(7), container: id(7) };
+    let closed = [promise.clone(), Promise::Closed { offer: offer_id(7) }];
+    // A journal holds what is closed until it is rewritten.
+    for promises in [&closed[..], &[]] {
+        let mut bench = Bench::of(3);
+        let effects = bench.site.recover(START, BTreeMap::new(), vec![open(Stage::Bidding, 0)], promises);
+        assert_eq!(effects, [Effect::Journal(promise.clone())]);
+        bench.loaded(2, &[]);
+        assert_eq!(bench.reserved(), 0, "what was kept free for it may be promised to others by now");
+        let award = Award { ranking: vec![Ranked { site: site(ME), score: 1 }] };
+        bench.sees(Event::Awarded { offer: offer_id(7), award });
+        assert_eq!(bench.reserved(), 2);
+
+        let mut won = Bench::of(3);
+        let effects = won.site.recover(START, BTreeMap::new(), vec![open(Stage::Awarded, 1)], promises);
+        assert_eq!(effects[0], Effect::Journal(promise.clone()));
+        assert!(matches!(declined(&effects[1..]), Some(Reason::Failed(_))), "nothing vouches for it yet");
+    }
 }

@@ -5,14 +5,13 @@ use godwit_protocol::report::{Report, Signal};
 use godwit_protocol::site::Wish;
 use godwit_protocol::{Bytes, Dbm, Millis, Signed};
 
-use super::{FOUNDED, Happening, World, container};
+use super::{Happening, World, container};
 use crate::marks::Mark;
-use crate::plan::tolerated;
 
 impl World {
     pub(super) fn fate(&mut self) {
         self.look_after_the_stuck();
-        if self.now.since(FOUNDED) >= self.plan.active {
+        if self.now >= self.until {
             return;
         }
         self.put(Millis(1_000), Happening::Fate);
@@ -36,6 +35,12 @@ impl World {
             self.put(Millis(0), Happening::Fill(at, true));
             self.put(until, Happening::Fill(at, false));
         }
+        if self.dice.chance(self.faults.jump) {
+            let (off, until) = (self.dice.below(20_000), self.dice.span(1_000..30_000));
+            let off = i64::try_from(off).expect("small") - 10_000;
+            self.put(Millis(0), Happening::Clock(at, off));
+            self.put(until, Happening::Clock(at, 0));
+        }
         if self.dice.chance(self.faults.lose) {
             self.lose();
         }
@@ -46,7 +51,7 @@ impl World {
 
     /// What an operator of a site may ask for.
     fn wish(&mut self, at: usize) {
-        if self.dice.chance(4_000) {
+        if self.dice.chance(8_000) {
             let container = container(self.dice.index(self.clients.len()));
             let owner = self.witness.state().container(&container).map(|known| known.owner);
             let prefer = self.dice.chance(5_000).then_some(self.hosts[at].id);
@@ -100,7 +105,7 @@ impl World {
         let host = &mut self.hosts[at];
         host.is_lost = true;
         host.engine = crate::engine::Engine::default();
-        host.disk = crate::host::Disk { height: host.disk.height, ..crate::host::Disk::default() };
+        host.disk = crate::disk::Disk { height: host.disk.height, ..crate::disk::Disk::default() };
         if host.process.take().is_some() {
             self.links.forget(at);
             for other in self.others(at) {
@@ -112,10 +117,7 @@ impl World {
     fn may_lose(&self, site: &Option<godwit_protocol::SiteId>) -> bool {
         let Some(at) = site.and_then(|site| self.place(&site)) else { return false };
         let lost = self.hosts.iter().filter(|host| host.is_lost).count();
-        let faulty = self.faulty_among(self.witness.state().validators());
-        let votes = self.witness.state().validators().contains(&self.hosts[at].id);
-        let bears = !votes || faulty < tolerated(self.witness.state().validators().len());
-        self.hosts[at].is_sound() && lost == 0 && bears
+        self.hosts[at].is_sound() && lost == 0 && self.bears_loss_of(self.hosts[at].id)
     }
 
     /// How many of these sites lie or are lost.

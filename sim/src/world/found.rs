@@ -1,7 +1,7 @@
 //! What a run begins and ends with: a mesh before its first block, and the calm after the faults.
 
 use ed25519_dalek::SigningKey;
-use godwit_ledger::genesis::Genesis;
+use godwit_ledger::genesis::{Genesis, MAX_FOUNDERS};
 use godwit_protocol::bounded::{List, Text};
 use godwit_protocol::container::{Image, Kind, Mode, Profile};
 use godwit_protocol::membership::{Change, Member, Role};
@@ -19,6 +19,9 @@ use crate::witness::Witness;
 
 /// Every so many containers one is stateless.
 const STATELESS: usize = 4;
+
+/// A block takes some hundred ms: how far admissions are apart.
+const ADMISSION: Millis = Millis(200);
 
 impl World {
     /// A mesh before its first block.
@@ -55,13 +58,15 @@ impl World {
             faults: plan.faults,
             dice,
             now: FOUNDED,
+            until: FOUNDED.after(plan.active),
             queue: std::collections::BTreeMap::new(),
-            queued: 0,
             mesh: genesis.mesh(),
-            hosts,
+            ids: hosts.iter().map(|host| host.id).collect(),
             clients: (0..plan.containers).map(|index| key(b"client", index)).collect(),
             reports: 0,
-            links: Links::default(),
+            links: Links::new(hosts.len()),
+            hosts,
+            approved: Vec::new(),
             witness: Witness::new(&genesis),
             checker: Checker::default(),
             hasher: blake3::Hasher::new(),
@@ -69,6 +74,7 @@ impl World {
             summary: Summary { seed: plan.seed, ..Summary::default() },
             plan,
         };
+        world.links.thin_out(world.faults.thin, &mut world.dice);
         world.found();
         world
     }
@@ -79,10 +85,11 @@ impl World {
             if self.hosts[at].lies {
                 self.put(Millis(1_000), Happening::Lie(at));
             }
-            // A genesis has room for so many; the others are admitted.
+            // A genesis has room for so many; the others are admitted, one by one: an approval serves for one membership.
             if self.witness.state().member(&self.hosts[at].id).is_none() {
                 let change = Change::Put(member(&self.hosts[at], false));
-                self.put(Millis(2_000), Happening::Reform(Box::new(change)));
+                let turn = ADMISSION.0 * (at - MAX_FOUNDERS) as u64;
+                self.put(Millis(2_000 + turn), Happening::Reform(Box::new(change)));
             }
         }
         for index in 0..self.plan.containers {
@@ -106,6 +113,7 @@ impl World {
         for at in 0..self.hosts.len() {
             self.notice_all(at);
             self.put(Millis(0), Happening::Fill(at, false));
+            self.put(Millis(0), Happening::Clock(at, 0));
             self.put(Millis(1), Happening::Start(at));
             self.put(Millis(2), Happening::Wished(at, Wish::Drain(false)));
             self.put(Millis(2), Happening::Press(at, Bytes(100 << 20)));

@@ -9,9 +9,10 @@ use godwit_ledger::replica::{
 };
 use godwit_protocol::bounded::List;
 use godwit_protocol::register::Register;
-use godwit_protocol::{Message, Millis, SiteId, decode, encode, site};
+use godwit_protocol::{Hash, Message, Millis, SiteId, decode, encode, site};
 
-use super::{CLOCK_BOUND, Happening, REGISTER_AGAIN, Step, World};
+use super::network::RECORD;
+use super::{CLOCK_BOUND, Happening, REGISTER_AGAIN, Sent, Step, World};
 use crate::check::Violation;
 use crate::marks::Mark;
 
@@ -53,8 +54,8 @@ impl World {
         self.drain(at, queue.collect())
     }
 
-    pub(super) fn heard(&mut self, from: usize, at: usize, bytes: &[u8]) -> Result<(), Violation> {
-        let message = decode(bytes).map_err(|bad| Violation(format!("site {from} sends what is malformed: {bad}")))?;
+    pub(super) fn heard(&mut self, from: usize, at: usize, sent: Arc<Sent>) -> Result<(), Violation> {
+        let message = Arc::try_unwrap(sent).map_or_else(|shared| shared.message.clone(), |sent| sent.message);
         self.overhear(at, &message);
         self.say(|| format!("         site {at} hears from {from}: {message:?}"));
         let from = self.hosts[from].id;
@@ -148,7 +149,7 @@ impl World {
                 let record: VerifiedRecord = verified.map_err(|bad| Violation(format!("site {at} gossips: {bad}")))?;
                 let record = Arc::new(record);
                 for to in self.others(at) {
-                    self.deliver(at, to, |_| Happening::Gossiped(to, Arc::clone(&record)));
+                    self.deliver(at, to, RECORD, |_| Happening::Gossiped(to, Arc::clone(&record)));
                 }
             }
             Effect::Misbehaved { site, what } => self.suspect(at, site, &what)?,
@@ -211,8 +212,7 @@ impl World {
         }
         let host = &mut self.hosts[at];
         host.disk.height = height;
-        host.disk.log.clear();
-        host.disk.unsynced.clear();
+        host.disk.empty_log();
         let next = commit.state.next_sequence(&host.id);
         if let Some(process) = &mut host.process {
             process.author.seen(next);
@@ -235,8 +235,7 @@ impl World {
         }
         let disk = &mut self.hosts[at].disk;
         disk.height = height;
-        disk.log.clear();
-        disk.unsynced.clear();
+        disk.empty_log();
         self.crash(at)
     }
 
@@ -266,11 +265,13 @@ impl World {
     }
 
     pub(super) fn post_as_is(&mut self, at: usize, to: &[SiteId], message: &LedgerMessage) -> Result<(), Violation> {
-        let bytes = encode(message).map_err(|bad| Violation(format!("site {at} sends what is malformed: {bad}")))?;
-        let bytes: Arc<[u8]> = bytes.into();
+        let malformed = |bad| Violation(format!("site {at} sends what is malformed: {bad}"));
+        let bytes = encode(message).map_err(malformed)?;
+        let message = decode(&bytes).map_err(malformed)?;
+        let sent = Arc::new(Sent { message, bytes: bytes.len(), hash: Hash::of(&bytes) });
         for to in to.iter().filter_map(|to| self.place(to)).filter(|to| *to != at).collect::<Vec<_>>() {
             self.summary.messages += 1;
-            self.deliver(at, to, |from| Happening::Ledger(from, to, Arc::clone(&bytes)));
+            self.deliver(at, to, sent.bytes, |from| Happening::Ledger(from, to, Arc::clone(&sent)));
         }
         Ok(())
     }

@@ -7,25 +7,29 @@ use godwit_protocol::{Millis, SiteId};
 use super::{Happening, World};
 use crate::check::Violation;
 
+/// About as long as a record, a word or a gossip is with what carries it.
+pub(super) const RECORD: usize = 400;
+
 impl World {
     pub(super) fn send(&mut self, from: usize, to: SiteId, word: Word) {
         let Some(to) = self.place(&to) else { return };
-        self.deliver(from, to, |from| Happening::Told(from, to, word.clone()));
+        self.deliver(from, to, RECORD, |from| Happening::Told(from, to, word.clone()));
     }
 
-    pub(super) fn deliver(&mut self, from: usize, to: usize, make: impl Fn(usize) -> Happening) {
+    pub(super) fn deliver(&mut self, from: usize, to: usize, bytes: usize, make: impl Fn(usize) -> Happening) {
         for _ in 0..=u32::from(self.dice.chance(self.faults.twice)) {
             if self.dice.chance(self.faults.loss) || !self.links.reaches(from, to) {
                 continue;
             }
+            let Some(waits) = self.links.carry(from, to, bytes, self.now) else { continue };
             let delay = if self.dice.chance(self.faults.late) { 100..6_000 } else { 1..20 };
             let delay = self.dice.span(delay);
-            self.put(delay, make(from));
+            self.put(delay.plus(waits), make(from));
         }
     }
 
     pub(super) fn place(&self, site: &SiteId) -> Option<usize> {
-        self.hosts.binary_search_by_key(site, |host| host.id).ok()
+        self.ids.binary_search(site).ok()
     }
 
     /// Parts one side from the other for a time: both directions, or one of them.

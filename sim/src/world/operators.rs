@@ -23,32 +23,49 @@ impl World {
         let id = self.hosts[at].id;
         let Some(known) = self.witness.state().member(&id) else { return };
         let votes = known.role == Role::Validator;
-        if self.bears(id, !votes) && !self.hosts[at].is_lost {
-            let change = Change::Put(member(&self.hosts[at], !votes));
+        let change = Change::Put(member(&self.hosts[at], !votes));
+        if self.bears(&self.validators_after(&change), None) && !self.hosts[at].is_lost {
             self.put(Millis(0), Happening::Reform(Box::new(change)));
         }
     }
 
-    /// Whether the mesh goes on, whatever its faulty sites do, once `site` votes or does not.
-    fn bears(&self, site: SiteId, votes: bool) -> bool {
+    /// Whether the mesh goes on with these validators, whatever its faulty sites do, and one more that would be lost.
+    fn bears(&self, validators: &[SiteId], lost: Option<SiteId>) -> bool {
+        let more = lost.is_some_and(|lost| validators.contains(&lost));
+        validators.len() >= FEWEST && self.faulty_among(validators) + usize::from(more) <= tolerated(validators.len())
+    }
+
+    /// Whether the mesh bears the loss of a site: as it is, and after any change that is approved of and may yet be decided.
+    pub(super) fn bears_loss_of(&self, site: SiteId) -> bool {
+        let epoch = self.witness.state().membership_epoch();
+        let may_come = self.approved.iter().filter(|(at, _)| *at == epoch);
+        self.bears(self.witness.state().validators(), Some(site))
+            && may_come.map(|(_, change)| self.validators_after(change)).all(|after| self.bears(&after, Some(site)))
+    }
+
+    fn validators_after(&self, change: &Change) -> Vec<SiteId> {
         let mut after = self.witness.state().validators().to_vec();
-        after.retain(|validator| *validator != site);
-        if votes {
-            after.push(site);
+        if let Change::Put(member) = change {
+            after.retain(|validator| *validator != member.site);
+            after.extend((member.role == Role::Validator).then_some(member.site));
         }
-        after.len() >= FEWEST && self.faulty_among(&after) <= tolerated(after.len())
+        after
     }
 
     /// A change that enough validators approve of is submitted until it is in force or no longer makes sense.
     pub(super) fn reform(&mut self, change: Box<Change>) -> Result<(), Violation> {
         let state = self.witness.state();
         let Change::Put(wanted) = &*change else { return Ok(()) };
-        let bears = self.bears(wanted.site, wanted.role == Role::Validator);
-        if state.member(&wanted.site) == Some(wanted) || !bears {
+        if state.member(&wanted.site) == Some(wanted) || !self.bears(&self.validators_after(&change), None) {
             return Ok(());
         }
-        let proposal = Proposal { epoch: state.membership_epoch(), change: (*change).clone() };
+        let epoch = state.membership_epoch();
+        let proposal = Proposal { epoch, change: (*change).clone() };
         let approvals = List::first(self.approvals(&proposal));
+        self.approved.retain(|(at, _)| *at == epoch);
+        if !self.approved.iter().any(|(_, approved)| *approved == *change) {
+            self.approved.push((epoch, (*change).clone()));
+        }
         self.put(AGAIN, Happening::Reform(change));
         self.submit_as_validator(Message::Membership(Membership { proposal, approvals }))
     }

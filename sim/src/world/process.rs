@@ -6,14 +6,20 @@ use std::sync::Arc;
 use godwit_ledger::replica;
 use godwit_protocol::capacity::Capacity;
 use godwit_protocol::effect::{Effect, What};
+use godwit_protocol::handoff::Promise;
 use godwit_protocol::site;
 use godwit_protocol::word::Word;
 use godwit_protocol::{Millis, Signed};
 
+use super::network::RECORD;
 use super::{Happening, Step, World};
 use crate::check::{Checker, Violation, one_copy};
 use crate::engine::Asked;
 use crate::marks::Mark;
+
+/// How many times as likely a process dies right after a promise: between the promise and what follows from it most can go
+/// wrong.
+const AFTER_A_PROMISE: u32 = 10;
 
 /// After what a process that found its disk full is started again.
 const WHEN_FULL: Millis = Millis(2_000);
@@ -63,8 +69,15 @@ impl World {
     pub(super) fn die(&mut self, at: usize) -> Result<(), Violation> {
         self.mark_death(at);
         self.summary.crashes += 1;
-        let kept = self.dice.index(self.hosts[at].disk.unsynced.len() + 1);
-        self.hosts[at].die(self.now, kept);
+        self.hosts[at].die(self.now);
+        if self.dice.chance(self.faults.torn) {
+            let torn = self.hosts[at].disk.tear(&mut self.dice);
+            if torn.map_err(|bad| Violation(format!("the write-ahead log of site {at}: {bad}")))? {
+                self.mark(Mark::TornWrite);
+            }
+        } else {
+            self.hosts[at].disk.cut(&mut self.dice);
+        }
         self.links.forget(at);
         for other in self.others(at) {
             self.notice_later(other, at);
@@ -111,7 +124,11 @@ impl World {
             self.put(WHEN_FULL, Happening::Start(at));
             return Ok(true);
         }
-        let dies = self.faults.crash > 0 && self.dice.chance(self.faults.crash);
+        self.dies_by_chance(at, 1)
+    }
+
+    fn dies_by_chance(&mut self, at: usize, times: u32) -> Result<bool, Violation> {
+        let dies = self.faults.crash > 0 && self.dice.chance(self.faults.crash * times);
         if dies {
             self.crash(at)?;
         }
@@ -126,7 +143,11 @@ impl World {
                     return Ok(());
                 }
                 self.say(|| format!("         site {at}: {effect:?}"));
+                let promises = matches!(&effect, Effect::Journal(promise) if !matches!(promise, Promise::Bid { .. } | Promise::Closed { .. }));
                 self.obey_one(at, effect, queue)?;
+                if promises && self.dies_by_chance(at, AFTER_A_PROMISE)? {
+                    return Ok(());
+                }
             }
         }
         Ok(())
@@ -152,7 +173,7 @@ impl World {
                 let signed = Signed::sign(&self.mesh, &self.hosts[at].key, capacity).expect("small");
                 let signed = Arc::new(signed);
                 for to in self.others(at) {
-                    self.deliver(at, to, |_| Happening::Hear(to, Arc::clone(&signed)));
+                    self.deliver(at, to, RECORD, |_| Happening::Hear(to, Arc::clone(&signed)));
                 }
             }
             Effect::Tell(told) => {
