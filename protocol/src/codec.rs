@@ -6,6 +6,8 @@
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
+use bincode::enc::write::Writer;
+use bincode::error::EncodeError;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -14,6 +16,9 @@ pub const VERSION: u8 = 1;
 
 /// The largest value that is encoded or decoded: a block of 4 MiB with room for its header and certificate.
 pub const LIMIT: usize = 4 * 1024 * 1024 + 64 * 1024;
+
+/// Most of what is encoded is a record or smaller.
+const ROOM: usize = 1024;
 
 const CONFIG: bincode::config::Configuration<
     bincode::config::LittleEndian,
@@ -49,9 +54,48 @@ pub enum Malformed {
 /// # Errors
 /// [`Malformed::TooLong`] above [`LIMIT`]; [`Malformed::Invalid`] for what bincode cannot express.
 pub fn encode<T: Serialize>(value: &T) -> Result<Vec<u8>, Malformed> {
-    let mut bytes = alloc::vec![VERSION];
-    bytes.extend(bincode::serde::encode_to_vec(value, CONFIG).map_err(|e| Malformed::Invalid(e.to_string()))?);
+    let mut bytes = Vec::with_capacity(ROOM);
+    bytes.push(VERSION);
+    let written = bincode::serde::encode_into_writer(value, Growing(&mut bytes), CONFIG);
+    written.map_err(|e| Malformed::Invalid(e.to_string()))?;
     if bytes.len() > LIMIT { Err(Malformed::TooLong(bytes.len())) } else { Ok(bytes) }
+}
+
+/// Takes all that is written. Bincode's own writer of a vector begins with none, and its bytes would have to be moved behind
+/// the version's.
+struct Growing<'a>(&'a mut Vec<u8>);
+
+impl Writer for Growing<'_> {
+    #[inline]
+    fn write(&mut self, bytes: &[u8]) -> Result<(), EncodeError> {
+        self.0.extend_from_slice(bytes);
+        Ok(())
+    }
+}
+
+/// Compares what is written with what is expected, and keeps nothing.
+struct Comparing<'a> {
+    rest: &'a [u8],
+    differs: bool,
+}
+
+impl Writer for Comparing<'_> {
+    #[inline]
+    fn write(&mut self, bytes: &[u8]) -> Result<(), EncodeError> {
+        match self.rest.strip_prefix(bytes) {
+            Some(rest) => self.rest = rest,
+            None => self.differs = true,
+        }
+        Ok(())
+    }
+}
+
+/// Whether these are the bytes that a value encodes to, but for the version.
+fn is_canonical<T: Serialize>(value: &T, body: &[u8]) -> Result<bool, Malformed> {
+    let mut comparing = Comparing { rest: body, differs: false };
+    let written = bincode::serde::encode_into_writer(value, &mut comparing, CONFIG);
+    written.map_err(|e| Malformed::Invalid(e.to_string()))?;
+    Ok(!comparing.differs && comparing.rest.is_empty())
 }
 
 /// The value whose canonical bytes these are.
@@ -71,10 +115,7 @@ pub fn decode<T: Serialize + DeserializeOwned>(bytes: &[u8]) -> Result<T, Malfor
     if consumed != body.len() {
         return Err(Malformed::Trailing(body.len() - consumed));
     }
-    if encode(&value)? != bytes {
-        return Err(Malformed::NotCanonical);
-    }
-    Ok(value)
+    if is_canonical(&value, body)? { Ok(value) } else { Err(Malformed::NotCanonical) }
 }
 
 #[cfg(test)]
@@ -94,6 +135,7 @@ mod tests {
         assert_eq!(decode::<u64>(&[9, 5]), Err(Malformed::Version(9)));
         assert_eq!(decode::<u64>(&[VERSION, 5, 5]), Err(Malformed::Trailing(1)));
         assert_eq!(decode::<u64>(&[VERSION, 251, 5, 0]), Err(Malformed::NotCanonical));
+        assert_eq!(decode::<(u8, u64, u8)>(&[VERSION, 9, 251, 5, 0, 9]), Err(Malformed::NotCanonical));
         assert!(matches!(decode::<u64>(&[VERSION]), Err(Malformed::Invalid(_))));
         assert_eq!(decode::<Vec<u8>>(&vec![0; LIMIT + 1]), Err(Malformed::TooLong(LIMIT + 1)));
     }

@@ -90,6 +90,9 @@ pub enum Input {
     Disconnected(SiteId),
     /// Time has passed.
     Tick,
+    /// Records that were sent directly, as a host with threads to spare has verified them: what is built from them is built
+    /// once they are all here.
+    Records(Vec<VerifiedRecord>),
 }
 
 /// What a replica wants done, in order.
@@ -460,6 +463,7 @@ impl Replica {
             Input::Connected(site) => self.on_connected(site),
             Input::Disconnected(site) => self.on_disconnected(site),
             Input::Tick => {}
+            Input::Records(records) => records.into_iter().for_each(|record| self.offer(record)),
         }
         self.settle();
         self.stand_timers();

@@ -70,11 +70,8 @@ pub fn measure(validators: usize, records: usize) -> Result<Core> {
 fn sign(state: &State, key: &SigningKey, now: Time, count: usize) -> Result<Vec<SignedRecord>> {
     let mesh = state.mesh();
     let record = |n: u32| {
-        let record = Record {
-            sequence: u64::from(n) + 1,
-            expires: now.after(Millis(500_000)),
-            message: words::register(n),
-        };
+        let record =
+            Record { sequence: u64::from(n) + 1, expires: now.after(Millis(500_000)), message: words::register(n) };
         Ok(Signed::sign(&mesh, key, record)?.into_signed())
     };
     (0..u32::try_from(count)?).map(record).collect()

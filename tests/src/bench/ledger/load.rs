@@ -97,7 +97,12 @@ impl Tally {
 }
 
 /// Runs a load; `first` is the number of its first container. `measure` is called when the count begins and when it ends.
-pub async fn run(writer: &mut Writer, load: Load, first: u32, mut measure: impl FnMut() -> Result<()>) -> Result<Outcome> {
+pub async fn run(
+    writer: &mut Writer,
+    load: Load,
+    first: u32,
+    mut measure: impl FnMut() -> Result<()>,
+) -> Result<Outcome> {
     // Signed before: the load is to take as little as possible of the processors that the validators run on.
     let numbers = first..first + u32::try_from(load.most)?;
     let signed = numbers.map(|n| Ok(writer.sign(n as usize, words::register(n))?.into_signed()));
@@ -131,6 +136,7 @@ pub async fn run(writer: &mut Writer, load: Load, first: u32, mut measure: impl 
     };
     measure()?;
     tally.counts = false;
+    writer.unsay(&records);
     drain(writer, &mut tally).await?;
     ensure!(!tally.spans_ms.is_empty(), "no record was committed while it was counted");
     Ok(Outcome {

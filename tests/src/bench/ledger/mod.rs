@@ -71,7 +71,9 @@ pub fn measure(quick: bool) -> Result<Ledger> {
     let mut ledger = Ledger::new(limits::measure(&folder)?);
     for validators in COMMITTEES {
         eprintln!("bench: {validators} replicas alone");
-        ledger.core.push(core::measure(validators, amount.alone)?);
+        let core = core::measure(validators, amount.alone)?;
+        eprintln!("bench: {:.0} us a record and replica", core.us_per_record_and_replica);
+        ledger.core.push(core);
     }
     for validators in COMMITTEES {
         let folder = folder.join(format!("loads-{validators}"));

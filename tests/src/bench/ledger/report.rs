@@ -148,11 +148,14 @@ impl Ledger {
                 load.resident_mb
             );
         }
-        let _ = writeln!(text, "\n| validators | offer to award, ms | bids | by the window's end |\n| --- | --- | --- | --- |");
+        let _ = writeln!(
+            text,
+            "\n| validators | offer to award, ms | asked | by the window's end |\n| --- | --- | --- | --- |"
+        );
         for auctions in &self.auctions {
-            let Auctions { validators, award_ms, by_window, bids } = auctions;
+            let Auctions { validators, award_ms, by_window, asked } = auctions;
             let (p50, p99, n) = (award_ms.p50, award_ms.p99, award_ms.n);
-            let _ = writeln!(text, "| {validators} | {p50:.1} ({p99:.1}) | {bids} | {by_window} of {n} |");
+            let _ = writeln!(text, "| {validators} | {p50:.1} ({p99:.1}) | {asked} | {by_window} of {n} |");
         }
         let _ = writeln!(text, "\n| limit | |\n| --- | --- |");
         for core in &self.core {
@@ -187,7 +190,8 @@ impl Ledger {
             );
         }
         if let Some(Kept { disk_mb, memory_mb }) = &self.per_100k_blocks {
-            let _ = writeln!(text, "100,000 blocks of one record: {disk_mb:.0} MB on disk, {memory_mb:.0} MB of memory");
+            let _ =
+                writeln!(text, "100,000 blocks of one record: {disk_mb:.0} MB on disk, {memory_mb:.0} MB of memory");
         }
     }
 }

@@ -1,14 +1,14 @@
 //! What the load says: records that every mesh takes, of the size that is measured with.
 
 use godwit_protocol::abort::{Abort, Then};
-use godwit_protocol::bid::{Decline, Reason};
+use godwit_protocol::bid::{Bid, Decline, Reason};
 use godwit_protocol::bounded::{List, Text};
 use godwit_protocol::container::{Image, Kind, Mode, Needs, Profile};
 use godwit_protocol::membership::{Member, Role};
 use godwit_protocol::offer::{DEFAULT_WINDOW, Offer, Why};
 use godwit_protocol::register::Register;
 use godwit_protocol::{
-    Address, Bytes, ClientId, ContainerId, Epoch, Hash, ImageId, Message, MilliCpu, Millis, OfferId, SiteId,
+    Address, Bytes, ClientId, ContainerId, Epoch, Hash, ImageId, Message, MilliCpu, Millis, OfferId, PerMille, SiteId,
 };
 
 /// The range of the containers' addresses, as `godwit genesis create` takes it: room for all containers that a mesh may have.
@@ -75,6 +75,10 @@ pub fn offer(n: u32, named: &[SiteId]) -> Message {
         named: List::first(named.iter().copied()),
         window: DEFAULT_WINDOW,
     })
+}
+
+pub fn bid(offer: OfferId) -> Message {
+    Message::Bid(Bid { offer, same_network: false, load: PerMille(100), downtime_ms: Millis(100) })
 }
 
 pub fn decline(offer: OfferId) -> Message {

@@ -108,6 +108,11 @@ impl Writer {
         &self.validators
     }
 
+    /// One of the members.
+    pub fn author(&self, place: usize) -> SiteId {
+        self.authors[place].0.verifying_key().into()
+    }
+
     /// Signs a message as the next record of one of the members, by turns.
     pub fn sign(&mut self, author: usize, message: Message) -> Result<VerifiedRecord> {
         let place = author % self.authors.len();
@@ -115,6 +120,16 @@ impl Writer {
         *sequence += 1;
         let record = Record { sequence: *sequence, expires: now().after(LIFETIME), message };
         Signed::sign(&self.mesh, key, record).context("sign a record")
+    }
+
+    /// Takes back records that were signed last and not sent: others get their numbers. The ledger would refuse numbers too far
+    /// beyond those that it has seen.
+    pub fn unsay(&mut self, records: &[SignedRecord]) {
+        for (key, sequence) in &mut self.authors {
+            let author = SiteId::from(key.verifying_key());
+            let unsaid = records.iter().filter(|record| record.author == author).map(|record| record.body.sequence);
+            *sequence = unsaid.min().map_or(*sequence, |first| first - 1);
+        }
     }
 
     /// Sends records to all validators.
