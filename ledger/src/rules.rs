@@ -250,7 +250,7 @@ fn check_records(state: &State, block: &Block, verified: &[VerifiedRecord]) -> R
         let (id, size) = measured[index];
         return Err(BadBlock::Refused { index, id, source: Refusal::TooLarge { size } });
     }
-    let size = encode(block).map(|bytes| bytes.len()).unwrap_or(usize::MAX);
+    let size = size_of(&block.header, measured.iter().map(|(_, size)| *size));
     if size > MAX_BLOCK {
         return Err(BadBlock::TooLarge(size));
     }
@@ -265,6 +265,14 @@ fn check_records(state: &State, block: &Block, verified: &[VerifiedRecord]) -> R
     }
     let got = records_root(&ids);
     if block.header.records == got { Ok(ids) } else { Err(BadBlock::Records { want: block.header.records, got }) }
+}
+
+/// The encoded size of a block with records of these sizes.
+fn size_of(header: &Header, records: impl ExactSizeIterator<Item = usize>) -> usize {
+    // The encoding of a list is its length and then its items; what is encoded alone begins with the version.
+    let frame = |part: Result<Vec<u8>, Malformed>| part.map_or(usize::MAX, |bytes| bytes.len());
+    let (header, length) = (frame(encode(header)), frame(encode(&records.len())) - 1);
+    records.fold(header.saturating_add(length), |sum, size| sum.saturating_add(size - 1))
 }
 
 #[cfg(test)]

@@ -219,6 +219,11 @@ impl State {
     /// The [`Refusal`]; [`Refusal::may_pass_later`] says whether keeping the record is worth while.
     pub fn check(&self, record: &VerifiedRecord, at: Time) -> Result<(), Refusal> {
         let (_, size) = measure(&self.mesh, record).map_err(|_| Refusal::TooLarge { size: usize::MAX })?;
+        self.check_of_size(record, size, at)
+    }
+
+    /// As [`State::check`], of a record whose size is known.
+    pub(crate) fn check_of_size(&self, record: &VerifiedRecord, size: usize, at: Time) -> Result<(), Refusal> {
         if size > MAX_RECORD {
             return Err(Refusal::TooLarge { size });
         }

@@ -126,6 +126,7 @@ mod tests {
         assert_eq!(decode::<u64>(&[9, 5]), Err(Malformed::Version(9)));
         assert_eq!(decode::<u64>(&[VERSION, 5, 5]), Err(Malformed::Trailing(1)));
         assert_eq!(decode::<u64>(&[VERSION, 251, 5, 0]), Err(Malformed::NotCanonical));
+        assert_eq!(decode::<(u8, u64, u8)>(&[VERSION, 9, 251, 5, 0, 9]), Err(Malformed::NotCanonical));
         assert!(matches!(decode::<u64>(&[VERSION]), Err(Malformed::Invalid(_))));
         assert_eq!(decode::<Vec<u8>>(&vec![0; LIMIT + 1]), Err(Malformed::TooLong(LIMIT + 1)));
     }

@@ -59,9 +59,19 @@ impl Settings {
 /// # Errors
 /// When a site refuses.
 pub fn found(nodes: &[Node], settings: &Settings) -> Result<()> {
+    found_with(nodes, &[], &[], settings)
+}
+
+/// As [`found`], with the lines of more members that are no nodes, and more options of `godwit genesis create`.
+///
+/// # Errors
+/// When a site refuses.
+pub fn found_with(nodes: &[Node], guests: &[String], options: &[&str], settings: &Settings) -> Result<()> {
     let members = nodes.iter().map(init).collect::<Result<Vec<_>>>()?;
     let first = nodes.first().context("no nodes")?;
-    let genesis = run(first.godwit()?.args(["genesis", "create", "--name", "test"]).args(&members))?;
+    let mut create = first.godwit()?;
+    create.args(["genesis", "create", "--name", "test"]).args(options).args(&members).args(guests);
+    let genesis = run(&mut create)?;
     ensure!(genesis.contains("members"), "godwit genesis create printed {genesis}");
     for node in nodes {
         node.put(&node.genesis(), genesis.as_bytes())?;

@@ -5,7 +5,7 @@
 use godwit_protocol::bounded::List;
 use godwit_protocol::membership::MAX_VALIDATORS;
 pub use godwit_protocol::vote::Proposal;
-use godwit_protocol::{Hash, Signature, Signed, SiteId};
+use godwit_protocol::{Hash, Malformed, Signature, Signed, SiteId};
 use malachitebft_core_types as core;
 use malachitebft_core_types::{NilOrVal, Round, VoteType};
 use serde::{Deserialize, Serialize};
@@ -126,6 +126,22 @@ pub struct Rounds {
 }
 
 impl LedgerMessage {
+    /// The message whose canonical bytes these are.
+    ///
+    /// # Errors
+    /// [`Malformed`] says what is wrong with them.
+    pub fn decode(bytes: &[u8]) -> Result<Self, Malformed> {
+        godwit_protocol::decode(bytes)
+    }
+
+    /// Its canonical bytes.
+    ///
+    /// # Errors
+    /// [`Malformed`] if it is too large for the codec.
+    pub fn encode(&self) -> Result<Vec<u8>, Malformed> {
+        godwit_protocol::encode(self)
+    }
+
     /// Its name, for logs and metrics.
     #[must_use]
     pub const fn name(&self) -> &'static str {

@@ -98,6 +98,9 @@ pub enum Input {
         /// Its last committed block.
         height: Height,
     },
+    /// Records that were sent directly, as a host with threads to spare has verified them: what is built from them is built
+    /// once they are all here.
+    Records(Vec<VerifiedRecord>),
 }
 
 /// What a replica wants done, in order.
@@ -469,6 +472,7 @@ impl Replica {
             Input::Disconnected(site) => self.on_disconnected(site),
             Input::Tick => {}
             Input::Reach { site, height } => self.on_reach(site, height),
+            Input::Records(records) => records.into_iter().for_each(|record| self.offer(record)),
         }
         self.settle();
         self.stand_timers();

@@ -36,7 +36,7 @@ impl Replica {
     }
 
     /// Records that were sent directly. They are few in a message, and most are known. A host with threads to spare verifies
-    /// those that are not, and gives them as [`Input::Record`](super::Input::Record) instead.
+    /// those that are not, and gives them as [`Input::Records`](super::Input::Records) instead.
     pub(super) fn on_records(&mut self, from: SiteId, records: Vec<SignedRecord>) {
         if !self.votes() {
             return;
@@ -76,7 +76,7 @@ impl Replica {
             }
             return own;
         }
-        let ready = match self.state.check(&record, self.host.now) {
+        let ready = match self.state.check_of_size(&record, size, self.host.now) {
             Ok(()) => true,
             Err(refusal) if refusal.may_pass_later() => false,
             Err(refusal) => {

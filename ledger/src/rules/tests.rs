@@ -168,6 +168,19 @@ fn a_block_holds_no_more_records_than_its_limit() {
 }
 
 #[test]
+fn the_size_of_a_block_is_known_from_those_of_its_records() {
+    let mesh = Mesh::new();
+    for count in [0, 1, 250, 251, 300] {
+        let records: Vec<_> = (1..=count).map(|n| many(&mesh, 0, n, u64::from(n))).collect();
+        let (block, ..) = build(&mesh.state, site(0), mesh.now, records);
+        let sizes: Vec<usize> =
+            block.records.iter().map(|record| measure(&mesh.state.mesh(), record).expect("small").1).collect();
+        assert_eq!(block.records.len(), usize::from(count));
+        assert_eq!(size_of(&block.header, sizes.into_iter()), encode(&block).expect("small").len(), "{count}");
+    }
+}
+
+#[test]
 fn a_block_holds_no_more_bytes_than_its_limit() {
     let others: Vec<(u8, Role)> = (4..9).map(|n| (n, Role::Member)).collect();
     let mut mesh = Mesh::with(&others);

@@ -62,7 +62,8 @@ struct Bucket<K, V> {
 /// The map.
 #[derive(Clone, Debug)]
 pub struct Table<K, V> {
-    buckets: Vec<Arc<Bucket<K, V>>>,
+    /// Shared as a whole, too: the mempool judges each record by a clone of the state.
+    buckets: Arc<Vec<Arc<Bucket<K, V>>>>,
     dirty: BTreeSet<usize>,
     len: usize,
     root: Hash,
@@ -80,7 +81,7 @@ fn bucket_of<K: Key>(key: &K) -> usize {
 impl<K: Key, V: Clone + Serialize> Table<K, V> {
     pub fn new() -> Self {
         let empty = Arc::new(Bucket { leaves: BTreeMap::new(), hash: Hash::ZERO });
-        let buckets = vec![empty; BUCKETS];
+        let buckets = Arc::new(vec![empty; BUCKETS]);
         let root = root_of(&buckets);
         Self { buckets, dirty: BTreeSet::new(), len: 0, root }
     }
@@ -130,7 +131,7 @@ impl<K: Key, V: Clone + Serialize> Table<K, V> {
     fn touch(&mut self, key: &K) -> &mut Bucket<K, V> {
         let index = bucket_of(key);
         self.dirty.insert(index);
-        Arc::make_mut(&mut self.buckets[index])
+        Arc::make_mut(&mut Arc::make_mut(&mut self.buckets)[index])
     }
 
     /// Brings the root up to date with what changed since the last time.
@@ -138,8 +139,9 @@ impl<K: Key, V: Clone + Serialize> Table<K, V> {
         if self.dirty.is_empty() {
             return;
         }
+        let buckets = Arc::make_mut(&mut self.buckets);
         for index in std::mem::take(&mut self.dirty) {
-            let bucket = Arc::make_mut(&mut self.buckets[index]);
+            let bucket = Arc::make_mut(&mut buckets[index]);
             let hashes: Vec<[u8; 32]> = bucket.leaves.iter_mut().map(|(key, leaf)| leaf.hash(key).0).collect();
             let parts: Vec<&[u8]> = hashes.iter().map(<[u8; 32]>::as_slice).collect();
             bucket.hash = if parts.is_empty() { Hash::ZERO } else { Hash::of_parts("godwit/bucket", &parts) };

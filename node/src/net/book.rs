@@ -2,15 +2,16 @@
 //!
 //! Only the swarm's task changes it, so that one connection is judged by one state of the book.
 
-use std::collections::{HashMap, HashSet};
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use godwit_protocol::membership::Role;
 use godwit_protocol::{ClientId, SiteId};
 use libp2p::{Multiaddr, PeerId};
+use tokio::sync::Notify;
 use tracing::warn;
 
-use super::identity::{peer_of, peer_of_client};
+use super::identity::{client_of, peer_of};
 
 /// Addresses kept for a peer: the ledger's, at most 8, and as many that were configured.
 const ADDRESSES_MAX: usize = 16;
@@ -25,10 +26,42 @@ pub struct MemberInfo {
 }
 
 /// The members and where they are.
-pub type MemberSet = std::collections::BTreeMap<SiteId, MemberInfo>;
+pub type MemberSet = BTreeMap<SiteId, MemberInfo>;
 
-/// The clients that may report.
-pub type ClientSet = std::collections::BTreeSet<ClientId>;
+/// Changes of who may report, on their way to the swarm's task: of each client the last, so that there are never more than
+/// the mesh has clients.
+#[derive(Debug, Default)]
+pub struct ClientChanges {
+    /// Whether it may.
+    waiting: Mutex<BTreeMap<ClientId, bool>>,
+    arrived: Notify,
+}
+
+impl ClientChanges {
+    /// Puts changes in.
+    pub fn put(&self, clients: Vec<ClientId>, admitted: bool) {
+        if clients.is_empty() {
+            return;
+        }
+        self.lock().extend(clients.into_iter().map(|client| (client, admitted)));
+        self.arrived.notify_one();
+    }
+
+    /// Waits until there are any.
+    pub async fn arrived(&self) {
+        self.arrived.notified().await;
+    }
+
+    /// Takes them all out.
+    pub fn take(&self) -> BTreeMap<ClientId, bool> {
+        std::mem::take(&mut self.lock())
+    }
+
+    // Its critical sections cannot panic half way.
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<ClientId, bool>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
 
 /// In what capacity a peer is connected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,7 +79,7 @@ pub struct Book(Arc<RwLock<Pages>>);
 #[derive(Debug, Default)]
 struct Pages {
     members: HashMap<PeerId, (SiteId, MemberInfo)>,
-    clients: HashMap<PeerId, ClientId>,
+    clients: HashSet<ClientId>,
     configured: HashMap<PeerId, Vec<Multiaddr>>,
     connected: HashSet<PeerId>,
 }
@@ -77,10 +110,16 @@ impl Book {
         self.write().members = members;
     }
 
-    /// Replaces the clients.
-    pub fn set_clients(&self, clients: &ClientSet) {
-        let clients = clients.iter().filter_map(|client| Some((peer_of_client(client).ok()?, *client))).collect();
-        self.write().clients = clients;
+    /// Admits and dismisses clients.
+    pub fn change_clients(&self, changes: &BTreeMap<ClientId, bool>) {
+        let clients = &mut self.write().clients;
+        for (client, admitted) in changes {
+            if *admitted {
+                clients.insert(*client);
+            } else {
+                clients.remove(client);
+            }
+        }
     }
 
     /// Adds an address that an operator configured or a dial proved.
@@ -97,7 +136,8 @@ impl Book {
     pub fn standing(&self, peer: &PeerId) -> Option<Standing> {
         let pages = self.read();
         let member = pages.members.get(peer).map(|(site, _)| Standing::Member(*site));
-        member.or_else(|| pages.clients.get(peer).map(|client| Standing::Client(*client)))
+        let client = || client_of(peer).ok().filter(|client| pages.clients.contains(client));
+        member.or_else(|| client().map(Standing::Client))
     }
 
     /// The site, if the peer is a member.
@@ -164,7 +204,11 @@ mod tests {
         let book = Book::default();
         let info = MemberInfo { role: Role::Member, addresses: Vec::new() };
         book.set_members(&MemberSet::from([(site(1), info)]), &peer_of(&site(9)).unwrap());
-        book.set_clients(&ClientSet::from([ClientId(site(1).0), ClientId(site(2).0)]));
+        let changes = ClientChanges::default();
+        changes.put(vec![ClientId(site(1).0), ClientId(site(2).0), ClientId(site(4).0)], true);
+        changes.put(vec![ClientId(site(4).0)], false);
+        book.change_clients(&changes.take());
+        assert_eq!(book.standing(&peer_of(&site(4)).unwrap()), None, "dismissed again");
         assert_eq!(book.standing(&peer_of(&site(1)).unwrap()), Some(Standing::Member(site(1))));
         assert_eq!(book.standing(&peer_of(&site(2)).unwrap()), Some(Standing::Client(ClientId(site(2).0))));
         assert_eq!(book.standing(&peer_of(&site(3)).unwrap()), None);

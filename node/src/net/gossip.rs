@@ -263,7 +263,7 @@ impl Verifier {
 /// capacity may have overtaken a newer one.
 const fn acceptance(what: Refusal) -> MessageAcceptance {
     match what {
-        Refusal::NotMember | Refusal::Replayed | Refusal::Overload => MessageAcceptance::Ignore,
+        Refusal::NotMember | Refusal::Replayed | Refusal::Overload | Refusal::Flood => MessageAcceptance::Ignore,
         _ => MessageAcceptance::Reject,
     }
 }

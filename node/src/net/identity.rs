@@ -37,12 +37,12 @@ pub fn peer_of(site: &SiteId) -> Result<PeerId, NoIdentity> {
     Ok(PeerId::from_public_key(&PublicKey::from(key)))
 }
 
-/// The libp2p peer of a client, by the same rule.
+/// The client behind a libp2p peer, by the same rule as the site.
 ///
 /// # Errors
-/// As for [`peer_of`].
-pub fn peer_of_client(client: &ClientId) -> Result<PeerId, NoIdentity> {
-    peer_of(&SiteId(client.0))
+/// As for [`site_of`].
+pub fn client_of(peer: &PeerId) -> Result<ClientId, NoIdentity> {
+    site_of(peer).map(|site| ClientId(site.0))
 }
 
 /// The site behind a libp2p peer.

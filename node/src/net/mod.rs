@@ -21,6 +21,7 @@ mod direct;
 mod gossip;
 pub mod identity;
 pub mod metrics;
+mod pace;
 mod redial;
 mod refusal;
 pub mod report;
@@ -42,7 +43,7 @@ use godwit_ledger::record::VerifiedRecord;
 use godwit_protocol::capacity::Capacity;
 use godwit_protocol::report::Report;
 use godwit_protocol::word::Word;
-use godwit_protocol::{Malformed, MeshId, SiteId, Verified, encode};
+use godwit_protocol::{ClientId, Malformed, MeshId, SiteId, Verified, encode};
 use libp2p::gossipsub::PublishError as GossipError;
 use libp2p::multiaddr::Protocol as AddressPart;
 use libp2p::swarm as swarm_config;
@@ -55,12 +56,12 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::warn;
 
-pub use self::book::{ClientSet, MemberInfo, MemberSet, Standing};
+pub use self::book::{MemberInfo, MemberSet, Standing};
 pub use self::direct::{Frame, SendError};
 pub use self::refusal::Refusal;
 pub use self::stream::{OpenError, PeerStream, Protocol, framing, greet};
 
-use self::book::Book;
+use self::book::{Book, ClientChanges};
 use self::direct::{Inbound, Links};
 use self::gossip::{Kind, Topics, Verifier};
 use self::metrics::Metrics;
@@ -211,7 +212,7 @@ struct Inner {
     metrics: Metrics,
     links: Arc<Links>,
     members: watch::Sender<MemberSet>,
-    clients: watch::Sender<ClientSet>,
+    clients: Arc<ClientChanges>,
     listening: watch::Receiver<Vec<Multiaddr>>,
     commands: mpsc::Sender<Command>,
     events: mpsc::Sender<NetEvent>,
@@ -261,7 +262,7 @@ impl Endpoint {
         let (commands, obeyed) = mpsc::channel(COMMANDS_MAX);
         let (verdicts, judged) = mpsc::channel(COMMANDS_MAX);
         let (members, members_seen) = watch::channel(MemberSet::new());
-        let (clients, clients_seen) = watch::channel(ClientSet::new());
+        let clients = Arc::new(ClientChanges::default());
         let (listening, addresses) = watch::channel(Vec::new());
         let verifier = Verifier {
             mesh: config.mesh,
@@ -292,7 +293,7 @@ impl Endpoint {
             wires: Wires {
                 commands: obeyed,
                 members: members_seen,
-                clients: clients_seen,
+                clients: Arc::clone(&clients),
                 listening,
                 events: events.clone(),
                 heard: verifier.start(&tasks, &cancel),
@@ -369,9 +370,14 @@ impl Endpoint {
         self.0.members.send_replace(members);
     }
 
-    /// Replaces the clients that may report.
-    pub fn admit_clients(&self, clients: ClientSet) {
-        self.0.clients.send_replace(clients);
+    /// Lets more clients report.
+    pub fn admit_clients(&self, clients: Vec<ClientId>) {
+        self.0.clients.put(clients, true);
+    }
+
+    /// These clients may report no more: they are disconnected.
+    pub fn dismiss_clients(&self, clients: Vec<ClientId>) {
+        self.0.clients.put(clients, false);
     }
 
     /// This site.

@@ -37,11 +37,13 @@ pub enum Refusal {
     CorruptChunk,
     /// A manifest that cannot be laid out, or is not the one that was agreed on.
     BadManifest,
+    /// More gossip of one neighbour than is taken of one.
+    Flood,
 }
 
 impl Refusal {
     /// All of them, for tests and documentation.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 18] = [
         Self::Stranger,
         Self::TooManyConnections,
         Self::WrongMesh,
@@ -59,6 +61,7 @@ impl Refusal {
         Self::NotOffered,
         Self::CorruptChunk,
         Self::BadManifest,
+        Self::Flood,
     ];
 
     /// For logs and metrics.
@@ -82,6 +85,7 @@ impl Refusal {
             Self::NotOffered => "not-offered",
             Self::CorruptChunk => "corrupt-chunk",
             Self::BadManifest => "bad-manifest",
+            Self::Flood => "flood",
         }
     }
 }

@@ -2,6 +2,7 @@
 //! take waits in a bounded outbox, and while that is full the swarm rests.
 
 use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures::StreamExt;
@@ -18,9 +19,10 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use super::admission::{Admission, Denied, MembersOnly};
-use super::book::{Book, ClientSet, MemberSet};
+use super::book::{Book, ClientChanges, MemberSet};
 use super::gossip::{Heard, Kind, Topics, Verdict};
 use super::metrics::Metrics;
+use super::pace::Pace;
 use super::redial::Redial;
 use super::refusal::Refusal;
 use super::{NetEvent, direct::Links};
@@ -112,7 +114,7 @@ pub(super) enum Command {
 pub(super) struct Wires {
     pub(super) commands: mpsc::Receiver<Command>,
     pub(super) members: watch::Receiver<MemberSet>,
-    pub(super) clients: watch::Receiver<ClientSet>,
+    pub(super) clients: Arc<ClientChanges>,
     pub(super) listening: watch::Sender<Vec<Multiaddr>>,
     pub(super) events: mpsc::Sender<NetEvent>,
     pub(super) heard: mpsc::Sender<Heard>,
@@ -147,7 +149,7 @@ pub(super) struct Task {
     /// The mesh, as identify says it.
     pub(super) protocol_version: String,
     pub(super) seeds: Vec<Multiaddr>,
-    pub(super) links: std::sync::Arc<Links>,
+    pub(super) links: Arc<Links>,
     pub(super) wires: Wires,
     pub(super) state: State,
 }
@@ -159,6 +161,7 @@ pub(super) struct State {
     redial: Redial<Target>,
     dialling_seeds: HashMap<ConnectionId, usize>,
     outbox: VecDeque<NetEvent>,
+    pace: Pace,
 }
 
 impl Task {
@@ -180,7 +183,7 @@ impl Task {
                 },
                 Some(command) = self.wires.commands.recv() => self.obey(command),
                 Ok(()) = self.wires.members.changed() => self.members_changed(),
-                Ok(()) = self.wires.clients.changed() => self.clients_changed(),
+                () = self.wires.clients.arrived() => self.clients_changed(),
                 Some(verdict) = self.wires.verdicts.recv() => self.judge(&verdict),
                 () = tokio::time::sleep_until(wake.into()) => self.dial_due(),
                 event = self.swarm.select_next_some(), if !rest => self.handle(event),
@@ -234,12 +237,16 @@ impl Task {
             self.state.redial.hurry(&Target::Seed(seed), now);
         }
         self.links.retain_members();
+        self.state.pace.retain(|peer| self.book.member(peer).is_some());
     }
 
     fn clients_changed(&mut self) {
-        let clients = self.wires.clients.borrow_and_update().clone();
-        self.book.set_clients(&clients);
-        self.reviewed();
+        let changes = self.wires.clients.take();
+        self.book.change_clients(&changes);
+        // Nobody who is admitted has a connection yet.
+        if changes.values().any(|admitted| !admitted) {
+            self.reviewed();
+        }
     }
 
     fn reviewed(&mut self) {
@@ -336,14 +343,28 @@ impl Task {
             MeshBehaviourEvent::Gossip(gossipsub::Event::Message { propagation_source, message_id, message }) => {
                 let Some(kind) = self.topics.kind(&message.topic) else { return };
                 let heard = Heard { id: message_id.clone(), from: propagation_source, kind, data: message.data };
-                if self.wires.heard.try_send(heard).is_err() {
-                    self.metrics.refuse(Refusal::Overload);
-                    self.refused(Some(propagation_source), Refusal::Overload);
-                    self.judge(&(message_id, propagation_source, gossipsub::MessageAcceptance::Ignore));
+                let refusal = if !self.state.pace.admits(propagation_source, Instant::now()) {
+                    Some(Refusal::Flood)
+                } else if self.wires.heard.try_send(heard).is_err() {
+                    Some(Refusal::Overload)
+                } else {
+                    None
+                };
+                if let Some(what) = refusal {
+                    self.ignore(message_id, propagation_source, what);
                 }
             }
             _ => {}
         }
+    }
+
+    /// Gossip that is not looked at is not passed on either. It is counted; to tell of each would flood whoever is told.
+    fn ignore(&mut self, message: gossipsub::MessageId, from: PeerId, what: Refusal) {
+        self.metrics.refuse(what);
+        if self.state.outbox.is_empty() {
+            self.refused(Some(from), what);
+        }
+        self.judge(&(message, from, gossipsub::MessageAcceptance::Ignore));
     }
 
     /// A peer is announced when it has said which mesh it is of. If it says that it is another incarnation than before,

@@ -260,7 +260,7 @@ fn measured(sequence: u64) -> Report {
 async fn site_for_clients() -> (Site, Vec<Multiaddr>) {
     let a = Site::start(1, MESH, TCP).await;
     a.net.admit([a.as_member()].into());
-    a.net.admit_clients([ClientId::from(key(5).verifying_key())].into());
+    a.net.admit_clients(vec![ClientId::from(key(5).verifying_key())]);
     let addresses = vec![a.address.clone()];
     (a, addresses)
 }

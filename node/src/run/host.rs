@@ -12,6 +12,7 @@ use godwit_protocol::effect::{Effect, Notice as Told, What};
 use godwit_protocol::evidence::{Evidence, Sentence};
 use godwit_protocol::handoff::{Action, Promise};
 use godwit_protocol::membership::Change as Membership;
+use godwit_protocol::signed::Keys;
 use godwit_protocol::site::{self, Load, Site};
 use godwit_protocol::word::Word;
 use godwit_protocol::{
@@ -58,7 +59,7 @@ pub struct Host {
     /// The site has another key from now on, and must start anew with it.
     pub(super) renewed: bool,
     /// Where records go once they are verified.
-    pub(super) verified: mpsc::UnboundedSender<Box<VerifiedRecord>>,
+    pub(super) verified: mpsc::UnboundedSender<Vec<VerifiedRecord>>,
     /// Ends the API and its streams.
     pub(super) stopping: CancellationToken,
     pub(super) api: JoinHandle<()>,
@@ -72,7 +73,7 @@ pub struct Sources {
     pub(super) advances: mpsc::UnboundedReceiver<Advance>,
     pub(super) loads: mpsc::Receiver<Load>,
     pub(super) orders: mpsc::UnboundedReceiver<Order>,
-    pub(super) verified: mpsc::UnboundedReceiver<Box<VerifiedRecord>>,
+    pub(super) verified: mpsc::UnboundedReceiver<Vec<VerifiedRecord>>,
 }
 
 /// Something happened.
@@ -93,8 +94,8 @@ pub enum Event {
     Order(Order),
     /// A timer of the replica.
     Timer(replica::TimerToken),
-    /// A record that was sent directly, and whose signature holds.
-    Verified(Box<VerifiedRecord>),
+    /// Records that were sent directly, and whose signatures hold.
+    Verified(Vec<VerifiedRecord>),
 }
 
 /// What a long-running request needs from the loop.
@@ -188,7 +189,7 @@ impl Host {
             Event::Order(Order::List(found, reply)) => reply.send(Ok(self.list(&found))),
             Event::Order(Order::Show(container, reply)) => reply.send(self.show(&container)),
             Event::Timer(token) => self.queue.push_back(Step::Replica(replica::Input::Timer(token))),
-            Event::Verified(record) => self.queue.push_back(Step::Replica(replica::Input::Record(*record))),
+            Event::Verified(records) => self.queue.push_back(Step::Replica(replica::Input::Records(records))),
         }
         self.drain()
     }
@@ -237,7 +238,7 @@ impl Host {
         match event {
             NetEvent::Connected(site) => self.queue.push_back(Step::Replica(replica::Input::Connected(site))),
             NetEvent::Disconnected(site) => self.queue.push_back(Step::Replica(replica::Input::Disconnected(site))),
-            NetEvent::Ledger { from, bytes } => match godwit_protocol::decode(&bytes) {
+            NetEvent::Ledger { from, bytes } => match LedgerMessage::decode(&bytes) {
                 Ok(LedgerMessage::Records(records)) => self.verify(from, bytes, records.into_inner()),
                 Ok(message) => self.queue.push_back(Step::Replica(replica::Input::Message { from, message })),
                 Err(error) => {
@@ -270,16 +271,20 @@ impl Host {
         }
         let (mesh, verified, metrics) = (self.ledger.state().mesh(), self.verified.clone(), self.net.metrics().clone());
         tokio::task::spawn_blocking(move || {
+            let (mut keys, mut good) = (Keys::default(), Vec::with_capacity(records.len()));
             for record in records {
-                match record.verify(&mesh) {
-                    // The loop goes only when the site stops.
-                    Ok(record) => drop(verified.send(Box::new(record))),
+                match record.verify_with(&mesh, &mut keys) {
+                    Ok(record) => good.push(record),
                     Err(error) => {
                         warn!(from = %from.short(), %error, "a record is refused");
                         metrics.refuse(Refusal::Forged);
                         break;
                     }
                 }
+            }
+            if !good.is_empty() {
+                // The loop goes only when the site stops.
+                drop(verified.send(good));
             }
             drop(frame);
         });
@@ -493,14 +498,14 @@ impl Host {
         match event {
             Change::Registered { owner, register } => {
                 self.routes.container_at(register.container, register.address, *owner);
-                self.ledger.admit_clients(&self.net);
+                self.ledger.container_came(&self.net, register);
             }
             Change::Received { container, owner, .. } | Change::Returned { container, owner, .. } => {
                 self.routes.moved(*container, *owner);
             }
             Change::Retired { container, .. } => {
                 self.routes.gone(*container);
-                self.ledger.admit_clients(&self.net);
+                self.ledger.container_went(&self.net, container);
             }
             Change::MembershipChanged { change } => {
                 if let Membership::Rotate(rotation) = change {

@@ -19,16 +19,18 @@ use godwit_ledger::wal::{Wal, WalError};
 use godwit_protocol::bounded::List;
 use godwit_protocol::evidence::Evidence;
 use godwit_protocol::membership::Role;
-use godwit_protocol::{Malformed, Millis, RecordId, Signed, SiteId, Time, encode};
+use godwit_protocol::register::Register;
+use godwit_protocol::{ContainerId, Malformed, Millis, RecordId, Signed, SiteId, Time};
 use tokio_util::time::DelayQueue;
 use tracing::{debug, error, info, warn};
 
+use super::clients::Clients;
 use super::history::History;
 use super::host::{Fatal, Host};
 use crate::api::fault::chain;
 use crate::api::site::FOUND_MAX;
 use crate::config::Config;
-use crate::net::{ClientSet, Endpoint, MemberInfo, MemberSet};
+use crate::net::{Endpoint, MemberInfo, MemberSet};
 use crate::{key, rebuild};
 
 /// How many blocks are read again at the start for what the history remembers: its offers' and more.
@@ -81,6 +83,7 @@ pub struct Ledger {
     timers: DelayQueue<TimerToken>,
     /// Keys that were given up lately, and until when they may connect.
     given_up: BTreeMap<SiteId, Time>,
+    clients: Clients,
 }
 
 impl Ledger {
@@ -106,8 +109,8 @@ impl Ledger {
         if replica.abstains() {
             warn!("{ABSTAINS}");
         }
-        let (timers, given_up) = (DelayQueue::new(), BTreeMap::new());
-        Ok((Self { replica, wal: log.wal, store, retain: config.retain, timers, given_up }, key))
+        let (timers, given_up, clients) = (DelayQueue::new(), BTreeMap::new(), Clients::default());
+        Ok((Self { replica, wal: log.wal, store, retain: config.retain, timers, given_up, clients }, key))
     }
 
     /// Whether this site does not vote because it may have forgotten what it said.
@@ -230,11 +233,21 @@ impl Ledger {
         self.given_up.len() < before
     }
 
-    /// Lets the clients of live containers report.
-    pub fn admit_clients(&self, net: &Endpoint) {
-        let clients: ClientSet =
-            self.state().containers().flat_map(|(_, known)| known.register.clients.iter().copied()).collect();
-        net.admit_clients(clients);
+    /// Lets the clients of all live containers report.
+    pub fn admit_clients(&mut self, net: &Endpoint) {
+        for (container, known) in self.replica.state().containers() {
+            net.admit_clients(self.clients.came(*container, &known.register.clients));
+        }
+    }
+
+    /// Lets the clients of a container that was registered report.
+    pub fn container_came(&mut self, net: &Endpoint, register: &Register) {
+        net.admit_clients(self.clients.came(register.container, &register.clients));
+    }
+
+    /// Lets the clients of a container that was retired report no more, unless another one names them.
+    pub fn container_went(&mut self, net: &Endpoint, container: &ContainerId) {
+        net.dismiss_clients(self.clients.went(container));
     }
 }
 
@@ -308,7 +321,7 @@ fn current_key(path: &Path, state: &State) -> anyhow::Result<SigningKey> {
 }
 
 fn post(net: &Endpoint, to: &[SiteId], message: &LedgerMessage) -> Result<(), Error> {
-    let bytes = encode(message)?.into();
+    let bytes = message.encode()?.into();
     // Before it is handed over: a trace of system calls shows by this line that what it rests on was synced.
     debug!(message = message.name(), sites = to.len(), "ledger.publish");
     for site in to {

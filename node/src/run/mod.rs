@@ -12,6 +12,7 @@
 
 mod address;
 mod asks;
+mod clients;
 pub mod follow;
 mod history;
 mod host;
@@ -72,7 +73,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
             Some(load) = sources.loads.recv() => Event::Load(load),
             Some(advance) = sources.advances.recv() => Event::Advance(advance),
             Some(order) = sources.orders.recv() => Event::Order(order),
-            Some(record) = sources.verified.recv() => Event::Verified(record),
+            Some(records) = sources.verified.recv() => Event::Verified(records),
             Some(timer) = std::future::poll_fn(|context| host.poll_timer(context)) => Event::Timer(timer),
         };
         // Disk writes are part of a step and block this thread; the others go on.

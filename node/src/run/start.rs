@@ -42,7 +42,7 @@ pub(super) async fn start(config: Config) -> anyhow::Result<(Host, Sources)> {
     let config = Arc::new(config);
     let founding = genesis::read(&config.genesis)?;
     let mesh = founding.mesh();
-    let (ledger, key) = Ledger::open(&config, &founding)?;
+    let (mut ledger, key) = Ledger::open(&config, &founding)?;
     let me = SiteId::from(key.verifying_key());
     let (journal, promises) = Journal::<Promise>::open(config.data_dir.join("journal"))?;
     if ledger.state().member(&me).is_none() {

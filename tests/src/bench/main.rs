@@ -1,8 +1,10 @@
-//! Benchmarks in the lab, as `tests/bench.sh` runs them: real sites, real engines, links of 1 Gbit/s.
+//! Benchmarks, as `tests/bench.sh` runs them: in the lab (real sites, real engines, links of 1 Gbit/s), and of the ledger
+//! alone on loopback.
 //!
 //! Downtime is what the application itself counts as its largest gap, stall what a client of a kept TCP connection sees.
 //! Nothing here asserts a time.
 
+mod award;
 mod handoff;
 mod idle;
 mod ledger;
@@ -17,7 +19,7 @@ use godwit_tests::genesis::Settings;
 
 use report::Report;
 
-const USAGE: &str = "tests/bench.sh [handoff|ledger] [--quick] [--json FILE]";
+const USAGE: &str = "tests/bench.sh [handoff|ledger] [--quick] [--no-lab] [--json FILE]";
 
 /// What to measure.
 #[derive(Debug, Default)]
@@ -25,16 +27,32 @@ struct Plan {
     handoff: bool,
     ledger: bool,
     quick: bool,
+    no_lab: bool,
     json: Option<PathBuf>,
 }
 
 fn main() -> Result<()> {
     let plan = parse(std::env::args().skip(1))?;
-    let mesh = Mesh::in_lab(4, &["--rate", "1gbit"], &Settings::for_bench())?;
     let mut report = Report::of_this_machine();
+    if plan.ledger {
+        report.ledger = Some(ledger::measure(plan.quick)?);
+    }
+    if !plan.no_lab {
+        in_lab(&plan, &mut report)?;
+    }
+    print!("{}", report.tables());
+    if let Some(file) = plan.json {
+        let json = serde_json::to_string_pretty(&report).context("write the report")?;
+        std::fs::write(&file, json + "\n").with_context(|| format!("write {}", file.display()))?;
+    }
+    Ok(())
+}
+
+fn in_lab(plan: &Plan, report: &mut Report) -> Result<()> {
+    let mesh = Mesh::in_lab(4, &["--rate", "1gbit"], &Settings::for_bench())?;
     report.idle = Some(idle::measure(&mesh, plan.quick)?);
     if plan.ledger {
-        report.offer_to_award_ms = Some(ledger::offer_to_award(&mesh, if plan.quick { 5 } else { 25 })?);
+        report.offer_to_award_ms = Some(award::offer_to_award(&mesh, if plan.quick { 5 } else { 25 })?);
     }
     if plan.handoff {
         for cell in handoff::plan(plan.quick) {
@@ -43,11 +61,6 @@ fn main() -> Result<()> {
         for mb in handoff::sizes(plan.quick) {
             report.peers.push(peers::measure(&mesh, *mb, handoff::RUNS)?);
         }
-    }
-    print!("{}", report.tables());
-    if let Some(file) = plan.json {
-        let json = serde_json::to_string_pretty(&report).context("write the report")?;
-        std::fs::write(&file, json + "\n").with_context(|| format!("write {}", file.display()))?;
     }
     Ok(())
 }
@@ -60,6 +73,7 @@ fn parse(arguments: impl Iterator<Item = String>) -> Result<Plan> {
             "handoff" => plan.handoff = true,
             "ledger" => plan.ledger = true,
             "--quick" => plan.quick = true,
+            "--no-lab" => plan.no_lab = true,
             "--json" => plan.json = Some(arguments.next().context("--json lacks its file")?.into()),
             _ => bail!("unknown argument {argument}\n{USAGE}"),
         }

@@ -4,6 +4,8 @@ use std::fmt::Write;
 
 use serde::Serialize;
 
+use super::ledger::Ledger;
+
 /// All of one run.
 #[derive(Debug, Serialize)]
 pub struct Report {
@@ -13,6 +15,8 @@ pub struct Report {
     pub handoff: Vec<Handoff>,
     pub peers: Vec<Peer>,
     pub idle: Option<Idle>,
+    /// On loopback.
+    pub ledger: Option<Ledger>,
 }
 
 /// Handoffs of one kind.
@@ -94,11 +98,15 @@ impl Report {
             handoff: Vec::new(),
             peers: Vec::new(),
             idle: None,
+            ledger: None,
         }
     }
 
     pub fn tables(&self) -> String {
         let mut text = format!("{}, {}\n", self.machine, self.date);
+        if let Some(ledger) = &self.ledger {
+            text += &ledger.tables();
+        }
         // Writing to a string does not fail.
         if let Some(award) = self.offer_to_award_ms {
             let _ = writeln!(
