@@ -156,7 +156,8 @@ fn who_serves_rubbish_is_not_asked_for_a_while_and_longer_each_time() {
         // Whoever leaves and comes back is still not believed.
         catch_up.forget(&A);
         catch_up.learn(A, Height(9), Time(now));
-        assert_eq!(catch_up.next_at(Height(5), Time(now + 1)), Some(Time(now + span)));
+        assert_eq!(asks(&mut catch_up, 5, now + PATIENCE.0), [], "nobody is left to ask, time {times}");
+        assert_eq!(catch_up.next_at(Height(5), Time(now + PATIENCE.0)), Some(Time(now + span)));
         now += span;
         assert_eq!(asks(&mut catch_up, 5, now), [(A, 6, 4)]);
     }
