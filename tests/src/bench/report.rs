@@ -11,6 +11,8 @@ use super::ledger::Ledger;
 pub struct Report {
     pub machine: String,
     pub date: String,
+    /// How Godwit was built: `dev` or `release`.
+    pub profile: &'static str,
     pub offer_to_award_ms: Option<Figures>,
     pub handoff: Vec<Handoff>,
     pub peers: Vec<Peer>,
@@ -94,6 +96,7 @@ impl Report {
         Self {
             machine,
             date: run("date", &["-u", "+%F"]),
+            profile: if cfg!(debug_assertions) { "dev" } else { "release" },
             offer_to_award_ms: None,
             handoff: Vec::new(),
             peers: Vec::new(),
@@ -103,7 +106,7 @@ impl Report {
     }
 
     pub fn tables(&self) -> String {
-        let mut text = format!("{}, {}\n", self.machine, self.date);
+        let mut text = format!("{}, {}, {} build\n", self.machine, self.date, self.profile);
         if let Some(ledger) = &self.ledger {
             text += &ledger.tables();
         }

@@ -98,16 +98,15 @@ fn sent_of(metrics: &str) -> u64 {
     lines.filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok()).sum()
 }
 
-/// What the files in a folder take on disk, in bytes.
+/// What the files in a folder hold, in bytes. Not the space that they occupy: a database reserves some in advance.
 pub fn disk_bytes(folder: &Path) -> Result<u64> {
-    use std::os::unix::fs::MetadataExt;
     let mut sum = 0;
     for entry in std::fs::read_dir(folder).with_context(|| format!("read {}", folder.display()))? {
         let entry = entry.context("read a folder")?;
         let kind = entry.metadata();
         // A database deletes files while it is looked at.
         let Ok(metadata) = kind else { continue };
-        sum += if metadata.is_dir() { disk_bytes(&entry.path())? } else { metadata.blocks() * 512 };
+        sum += if metadata.is_dir() { disk_bytes(&entry.path())? } else { metadata.len() };
     }
     Ok(sum)
 }

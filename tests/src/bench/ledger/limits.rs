@@ -33,6 +33,16 @@ pub struct Limits {
     pub signatures_per_s: f64,
 }
 
+impl Limits {
+    /// For whoever waits.
+    pub fn line(&self) -> String {
+        format!(
+            "fsync {:.2} ms, {:.0} MB/s, loopback {:.0} us, {:.0} signatures/s",
+            self.fsync_ms.p50, self.sequential_write_mb_s, self.loopback_round_trip_us.p50, self.signatures_per_s
+        )
+    }
+}
+
 /// The disk is the one that `folder` is on.
 pub fn measure(folder: &Path) -> Result<Limits> {
     eprintln!("bench: disk, loopback, signatures");

@@ -16,8 +16,9 @@ use crate::report::Figures;
 
 /// Before this nothing is counted: connections, caches and the pace of consensus find their way.
 const WARM_UP: Duration = Duration::from_secs(1);
-/// A record that is not committed by then is said again, as members do.
-const AGAIN: Duration = Duration::from_secs(1);
+/// A record that is not committed by then is said again. Members do so after one second, with the first 64 of theirs; here more
+/// are under way than are committed in that time.
+const AGAIN: Duration = Duration::from_secs(5);
 /// How often the load looks at what was not committed.
 const TICK: Duration = Duration::from_millis(100);
 

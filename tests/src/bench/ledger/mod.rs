@@ -68,7 +68,9 @@ pub fn measure(quick: bool) -> Result<Ledger> {
     let amount = if quick { QUICK } else { FULL };
     let folder = artifacts::scratch("bench-ledger")?;
     let runtime = tokio::runtime::Runtime::new().context("start a runtime")?;
-    let mut ledger = Ledger::new(limits::measure(&folder)?);
+    let limits = limits::measure(&folder)?;
+    eprintln!("bench: {}", limits.line());
+    let mut ledger = Ledger::new(limits);
     for validators in COMMITTEES {
         eprintln!("bench: {validators} replicas alone");
         let core = core::measure(validators, amount.alone)?;

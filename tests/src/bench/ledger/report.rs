@@ -45,7 +45,7 @@ pub struct Loaded {
     pub disk_bytes_per_record: f64,
     /// Of the largest validator.
     pub resident_mb: f64,
-    /// Records that had to be said again, because they were not committed within a second.
+    /// Records that had to be said again, because they were not committed within some seconds.
     pub said_again: usize,
 }
 
