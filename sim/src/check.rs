@@ -177,7 +177,8 @@ impl Checker {
     ) -> Check {
         let known = witness.state().container(&id);
         let owner = known.map(|known| known.owner);
-        if owner != Some(hosts[at].id) {
+        // It may have another key in the ledger before it has seen so itself.
+        if !owner.is_some_and(|owner| hosts[at].is_known_as(owner)) {
             return refuse(format!("{id:?} runs at site {at} by {action:?}, but its owner is {owner:?}"));
         }
         if known.is_some_and(|known| known.register.profile.kind == Kind::Stateless) {

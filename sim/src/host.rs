@@ -139,6 +139,12 @@ impl Host {
         Ok(effects)
     }
 
+    /// Whether the ledger may know it by this identity: its own, or the one that it is to have.
+    #[must_use]
+    pub fn is_known_as(&self, site: SiteId) -> bool {
+        self.id == site || self.next_key.as_ref().is_some_and(|key| SiteId::from(key.verifying_key()) == site)
+    }
+
     /// Goes on under its next key, if this state knows it by that; gives the identity that it had.
     pub fn rotate(&mut self, state: &State) -> Option<SiteId> {
         let key = self.next_key.take_if(|key| state.member(&key.verifying_key().into()).is_some())?;
