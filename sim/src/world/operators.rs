@@ -59,6 +59,14 @@ impl World {
         Ok(())
     }
 
+    /// Nobody holds this key any more: its site has another by now, or will have as soon as it sees it.
+    fn has_gone(&self, site: SiteId) -> bool {
+        self.place(&site).map(|at| &self.hosts[at]).is_some_and(|host| {
+            let next = host.next_key.as_ref().map(|key| key.verifying_key().into());
+            host.id != site || next.is_some_and(|next| self.witness.state().member(&next).is_some())
+        })
+    }
+
     /// Whether the mesh goes on with these validators, whatever its faulty sites do, and one more that would be lost.
     fn bears(&self, validators: &[SiteId], lost: Option<SiteId>) -> bool {
         let more = lost.is_some_and(|lost| validators.contains(&lost));
@@ -86,7 +94,7 @@ impl World {
     pub(super) fn reform(&mut self, change: Box<Change>) -> Result<(), Violation> {
         let state = self.witness.state();
         let is_moot = match &*change {
-            Change::Put(wanted) => state.member(&wanted.site) == Some(wanted),
+            Change::Put(wanted) => state.member(&wanted.site) == Some(wanted) || self.has_gone(wanted.site),
             Change::Rotate(rotation) => state.member(&rotation.body.old).is_none(),
             Change::Remove(_) => true,
         };
