@@ -9,6 +9,7 @@ use godwit_ledger::block::{Header, Height, VoteKind};
 use godwit_ledger::replica::{Commit, LedgerMessage};
 use godwit_protocol::container::Kind;
 use godwit_protocol::handoff::{Action, Task};
+use godwit_protocol::membership::Change;
 use godwit_protocol::offer::Offer;
 use godwit_protocol::{ContainerId, Epoch, Event, Hash, OfferId, SiteId, Time, auction, award::Award, bid::Bid};
 
@@ -69,6 +70,9 @@ impl Checker {
                 }
                 return Ok(());
             }
+            Event::MembershipChanged { change: Change::Rotate(rotation) } => {
+                return self.rotated(rotation.body.old, rotation.author, commit);
+            }
             Event::Awarded { offer, award } => {
                 let known = commit.state.offer(offer);
                 return known.map_or(Ok(()), |known| {
@@ -83,6 +87,23 @@ impl Checker {
             return refuse(format!("{container:?} has epoch {epoch} where {expected} was due"));
         }
         self.owners.insert((container, epoch), owner);
+        Ok(())
+    }
+
+    /// Whatever a site has goes with it to its new key, and under the old one nothing is anybody's.
+    fn rotated(&mut self, old: SiteId, new: SiteId, commit: &Commit) -> Check {
+        let mut last: BTreeMap<ContainerId, (Epoch, SiteId)> = BTreeMap::new();
+        for ((container, epoch), owner) in &self.owners {
+            last.insert(*container, (*epoch, *owner));
+        }
+        for (container, (epoch, _)) in last.into_iter().filter(|(_, (_, owner))| *owner == old) {
+            let Some(known) = commit.state.container(&container) else { continue };
+            if (known.owner, known.epoch) != (new, epoch.next()) {
+                let (owner, at) = (known.owner, known.epoch);
+                return refuse(format!("{container:?} of {old:?}, now {new:?}, is {owner:?}'s at epoch {at}"));
+            }
+            self.owners.insert((container, epoch.next()), new);
+        }
         Ok(())
     }
 
@@ -156,7 +177,8 @@ impl Checker {
     ) -> Check {
         let known = witness.state().container(&id);
         let owner = known.map(|known| known.owner);
-        if owner != Some(hosts[at].id) {
+        // It may have another key in the ledger before it has seen so itself.
+        if !owner.is_some_and(|owner| hosts[at].is_known_as(owner)) {
             return refuse(format!("{id:?} runs at site {at} by {action:?}, but its owner is {owner:?}"));
         }
         if known.is_some_and(|known| known.register.profile.kind == Kind::Stateless) {

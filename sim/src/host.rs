@@ -46,6 +46,8 @@ pub struct Host {
     pub id: SiteId,
     /// Its key.
     pub key: SigningKey,
+    /// The key that is to take its place, once the ledger says so.
+    pub next_key: Option<SigningKey>,
     /// How far its clock is ahead; negative if behind.
     pub skew: i64,
     /// How far it has jumped, besides.
@@ -98,6 +100,7 @@ impl Host {
         Self {
             id,
             key,
+            next_key: None,
             skew,
             jump: 0,
             process: None,
@@ -134,6 +137,20 @@ impl Host {
         self.life += 1;
         self.process = Some(Process { brain, replica, author, timers: BTreeSet::new() });
         Ok(effects)
+    }
+
+    /// Whether the ledger may know it by this identity: its own, or the one that it is to have.
+    #[must_use]
+    pub fn is_known_as(&self, site: SiteId) -> bool {
+        self.id == site || self.next_key.as_ref().is_some_and(|key| SiteId::from(key.verifying_key()) == site)
+    }
+
+    /// Goes on under its next key, if this state knows it by that; gives the identity that it had.
+    pub fn rotate(&mut self, state: &State) -> Option<SiteId> {
+        let key = self.next_key.take_if(|key| state.member(&key.verifying_key().into()).is_some())?;
+        let old = std::mem::replace(&mut self.id, key.verifying_key().into());
+        (self.key, self.config.me) = (key, self.id);
+        Some(old)
     }
 
     /// Whether promises can be expected of it: it neither lies nor is gone.

@@ -73,6 +73,8 @@ marks! {
     WalReplay = "wal-replay-mid-height",
     /// The membership changed while bids were taken.
     MembershipInAuction = "membership-change-in-auction",
+    /// A site went on under another key.
+    Rotated = "key-rotated",
     /// A crash tore a write to the log.
     TornWrite = "torn-write",
     /// A record found no room.

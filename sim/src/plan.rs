@@ -76,6 +76,8 @@ pub struct Faults {
     pub thin: u32,
     /// Each second: a site's clock jumps by seconds, and is set right after a while.
     pub jump: u32,
+    /// Each second: a site's operator gives it another key.
+    pub rotate: u32,
 }
 
 impl Faults {
@@ -96,6 +98,7 @@ impl Faults {
         torn: 0,
         thin: 0,
         jump: 0,
+        rotate: 0,
     };
 
     /// Everything goes wrong now and then.
@@ -115,6 +118,7 @@ impl Faults {
         torn: 5_000,
         thin: 1_000,
         jump: 100,
+        rotate: 100,
     };
 
     /// A mixture of its own for each seed, so that each kind of fault also occurs alone and at its worst.
@@ -138,6 +142,7 @@ impl Faults {
             torn: some(10_000),
             thin: some(5_000),
             jump: some(300),
+            rotate: some(300),
         }
     }
 
@@ -149,7 +154,7 @@ impl Faults {
     }
 
     /// Each by the name that the command line knows it by.
-    pub fn named(&mut self) -> [(&'static str, &mut u32); 15] {
+    pub fn named(&mut self) -> [(&'static str, &mut u32); 16] {
         [
             ("crash", &mut self.crash),
             ("loss", &mut self.loss),
@@ -166,6 +171,7 @@ impl Faults {
             ("torn", &mut self.torn),
             ("thin", &mut self.thin),
             ("jump", &mut self.jump),
+            ("rotate", &mut self.rotate),
         ]
     }
 }

@@ -150,9 +150,9 @@ pub struct World {
     /// What happens at one time happens in the order in which it was put here.
     queue: BTreeMap<Time, VecDeque<Happening>>,
     mesh: MeshId,
-    /// Of the sites, sorted.
-    ids: Vec<SiteId>,
-    /// In the order of their ids.
+    /// Where a site is, by any identity that it has had.
+    places: BTreeMap<SiteId, usize>,
+    /// In the order of their first ids.
     hosts: Vec<Host>,
     clients: Vec<SigningKey>,
     reports: u64,

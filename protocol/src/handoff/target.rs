@@ -150,6 +150,8 @@ impl Target {
             }
             // An attempt of ours has ended; what it left may still be here.
             _ if this.has_won_before() => this.discard(now, false),
+            // So it may if the award does not know us: the bid came too late, or was made under an earlier key of ours.
+            _ if !lapsed && this.award.is_some() && !this.is_ranked() => this.discard(now, false),
             _ => vec![],
         };
         // Without a promise nobody would settle what it leaves behind, if it ends while this site is away.
@@ -347,6 +349,10 @@ impl Target {
     fn has_won_before(&self) -> bool {
         let award = self.award.as_ref();
         (1..self.attempt).any(|attempt| award.and_then(|award| award.winner(attempt)) == Some(self.me))
+    }
+
+    fn is_ranked(&self) -> bool {
+        self.award.iter().flat_map(|award| &award.ranking).any(|ranked| ranked.site == self.me)
     }
 
     fn is_for_me(&self, yielded: &Signed<Yield>) -> bool {

@@ -463,6 +463,19 @@ fn target_that_died_before_its_yield_prepares_again() {
 // "no quorum after `Yield`": both wait frozen, the operator is told.
 
 #[test]
+fn target_that_has_another_key_since_its_attempt_leaves_nothing() {
+    let again = |stage, attempt| {
+        let stranger = site(9);
+        Target::recover(START, stranger, &open(stage, attempt), &[bid_promise()], Patience::default())
+    };
+    let (machine, effects) = again(Stage::Ready, 2);
+    same("recovery", &effects, &["do discard"]);
+    let discarded = Input::Outcome(Action::Discard, Outcome::Settled);
+    Side { machine, now: START }.on(discarded, &[]).sees(Fact::Closed, &["journal closed"]);
+    assert_eq!(again(Stage::Bidding, 0).1, []);
+}
+
+#[test]
 fn without_a_quorum_both_wait_and_say_so() {
     let mut source = Side::<Source>::yielded().later(15_001).on(Input::Tick, &["append abort next 1"]);
     source.now = source.now.after(Millis(5_001));

@@ -47,6 +47,9 @@ impl World {
         if self.dice.chance(self.faults.change) {
             self.change_validators();
         }
+        if self.dice.chance(self.faults.rotate) {
+            self.change_key(at);
+        }
     }
 
     /// What an operator of a site may ask for.

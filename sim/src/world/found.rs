@@ -61,7 +61,7 @@ impl World {
             until: FOUNDED.after(plan.active),
             queue: std::collections::BTreeMap::new(),
             mesh: genesis.mesh(),
-            ids: hosts.iter().map(|host| host.id).collect(),
+            places: hosts.iter().enumerate().map(|(at, host)| (host.id, at)).collect(),
             clients: (0..plan.containers).map(|index| key(b"client", index)).collect(),
             reports: 0,
             links: Links::new(hosts.len()),

@@ -98,6 +98,9 @@ impl World {
                 break;
             }
             self.perform_one(at, effect, queue)?;
+            if !self.hosts[at].is_up() {
+                break;
+            }
         }
         Ok(())
     }
@@ -221,6 +224,10 @@ impl World {
                     process.author.settle(&id);
                 }
             }
+        }
+        let next_key = host.next_key.as_ref().map(|key| key.verifying_key().into());
+        if next_key.is_some_and(|site| commit.state.member(&site).is_some()) {
+            return self.restart(at);
         }
         let time = commit.committed.block.header.time;
         queue.extend(commit.events.into_iter().map(|event| Step::Brain(site::Input::Ledger { time, event })));

@@ -5,7 +5,6 @@ use godwit_ledger::replica::{Commit, NotAppended};
 use godwit_ledger::state::Phase;
 use godwit_protocol::bid::Reason;
 use godwit_protocol::handoff::Promise;
-use godwit_protocol::membership::Change;
 use godwit_protocol::{Event, Message};
 
 use super::World;
@@ -91,7 +90,7 @@ impl World {
             match event {
                 Event::Returned { possible_loss: true, .. } => self.mark(Mark::Reclaimed),
                 Event::Passed { reason: Reason::Failed(_), .. } => self.mark(Mark::RunnerUp),
-                Event::MembershipChanged { change: Change::Put(_) | Change::Remove(_) } if bidding => {
+                Event::MembershipChanged { .. } if bidding => {
                     self.mark(Mark::MembershipInAuction);
                 }
                 _ => {}

@@ -29,7 +29,7 @@ impl World {
     }
 
     pub(super) fn place(&self, site: &SiteId) -> Option<usize> {
-        self.ids.binary_search(site).ok()
+        self.places.get(site).copied()
     }
 
     /// Parts one side from the other for a time: both directions, or one of them.

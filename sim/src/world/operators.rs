@@ -1,14 +1,17 @@
 //! What operators decide together: changes of the membership, and taking a container back.
 
+use ed25519_dalek::SigningKey;
 use godwit_ledger::block::is_quorum;
+use godwit_ledger::replica::Input;
 use godwit_ledger::state::Phase;
 use godwit_protocol::abort::{Reclaim, ReclaimApproval};
 use godwit_protocol::bounded::List;
-use godwit_protocol::membership::{Change, Membership, Proposal, Role};
+use godwit_protocol::membership::{Change, Membership, Proposal, Role, Rotation};
 use godwit_protocol::{Message, Millis, OfferId, Signable, Signed, SiteId};
 
 use super::{Happening, World};
 use crate::check::Violation;
+use crate::marks::Mark;
 use crate::plan::{FEWEST, tolerated};
 
 use super::found::member;
@@ -27,6 +30,41 @@ impl World {
         if self.bears(&self.validators_after(&change), None) && !self.hosts[at].is_lost {
             self.put(Millis(0), Happening::Reform(Box::new(change)));
         }
+    }
+
+    /// A site is to go on under another key.
+    pub(super) fn change_key(&mut self, at: usize) {
+        let (key, host) = (SigningKey::from_bytes(&self.dice.bytes()), &mut self.hosts[at]);
+        if !host.is_sound() || host.next_key.is_some() {
+            return;
+        }
+        let rotation = Signed::sign(&self.mesh, &key, Rotation { old: host.id }).expect("small").into_signed();
+        host.next_key = Some(key);
+        self.put(Millis(0), Happening::Reform(Box::new(Change::Rotate(rotation))));
+    }
+
+    /// A site starts under the key that the ledger knows it by now. To the others it is another site.
+    pub(super) fn rotate(&mut self, at: usize) -> Result<(), Violation> {
+        let state = self.witness.state_at(self.hosts[at].disk.height);
+        let Some(old) = self.hosts[at].rotate(state) else { return Ok(()) };
+        self.mark(Mark::Rotated);
+        let new = self.hosts[at].id;
+        self.say(|| format!("         site {at} is {new:?} and no longer {old:?}"));
+        self.places.insert(new, at);
+        for other in self.others(at) {
+            if self.links.learn(other, at, false) {
+                self.replica(other, Input::Disconnected(old))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Nobody holds this key any more: its site has another by now, or will have as soon as it sees it.
+    fn has_gone(&self, site: SiteId) -> bool {
+        self.place(&site).map(|at| &self.hosts[at]).is_some_and(|host| {
+            let next = host.next_key.as_ref().map(|key| key.verifying_key().into());
+            host.id != site || next.is_some_and(|next| self.witness.state().member(&next).is_some())
+        })
     }
 
     /// Whether the mesh goes on with these validators, whatever its faulty sites do, and one more that would be lost.
@@ -55,8 +93,12 @@ impl World {
     /// A change that enough validators approve of is submitted until it is in force or no longer makes sense.
     pub(super) fn reform(&mut self, change: Box<Change>) -> Result<(), Violation> {
         let state = self.witness.state();
-        let Change::Put(wanted) = &*change else { return Ok(()) };
-        if state.member(&wanted.site) == Some(wanted) || !self.bears(&self.validators_after(&change), None) {
+        let is_moot = match &*change {
+            Change::Put(wanted) => state.member(&wanted.site) == Some(wanted) || self.has_gone(wanted.site),
+            Change::Rotate(rotation) => state.member(&rotation.body.old).is_none(),
+            Change::Remove(_) => true,
+        };
+        if is_moot || !self.bears(&self.validators_after(&change), None) {
             return Ok(());
         }
         let epoch = state.membership_epoch();

@@ -34,6 +34,7 @@ impl World {
             return Ok(());
         }
         self.mark_return(at);
+        self.rotate(at)?;
         let state = self.witness.state_at(self.hosts[at].disk.height).clone();
         let effects = self.hosts[at].start(self.now, &state).map_err(|bad| Violation(format!("site {at}: {bad}")))?;
         if self.hosts[at].life == 1 {
@@ -61,6 +62,14 @@ impl World {
         self.die(at)?;
         let is_long = self.dice.chance(2_000);
         let away = self.dice.span(if is_long { 5_000..60_000 } else { 100..3_000 });
+        self.put(away, Happening::Start(at));
+        Ok(())
+    }
+
+    /// An operator stops the process and starts it again.
+    pub(super) fn restart(&mut self, at: usize) -> Result<(), Violation> {
+        self.die(at)?;
+        let away = self.dice.span(100..5_000);
         self.put(away, Happening::Start(at));
         Ok(())
     }
