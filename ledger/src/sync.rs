@@ -226,11 +226,7 @@ impl CatchUp {
         });
         let awaited = answers.min();
         let gap = self.gap(own);
-        // It will be looked then who can be asked: not with each of the words that come until then.
-        if let Some(patient) = self.since.map(|since| since.after(PATIENCE)).filter(|at| gap.is_some() && *at > now) {
-            return Some(awaited.map_or(patient, |awaited| awaited.min(patient)));
-        }
-        let free = gap.and_then(|(from, _)| self.whom(from, now));
+        let free = gap.filter(|(from, _)| self.able(*from, now).next().is_some());
         let ask = match (gap, free) {
             (Some(_), Some(_)) => Some(self.since.get_or_insert(now).after(PATIENCE)),
             // Those who could be asked are left alone until then.
@@ -320,11 +316,15 @@ impl CatchUp {
         (from <= last).then_some((from, last))
     }
 
+    /// Who has a block and is free.
+    fn able(&self, height: Height, now: Time) -> impl Iterator<Item = (&SiteId, &Peer)> {
+        let is_free = |site: &SiteId| self.asked_of(site).is_none();
+        self.peers.iter().filter(move |(site, peer)| peer.serves(height) && peer.resting <= now && is_free(site))
+    }
+
     /// Who has a block and is free: the best of them, in turn.
     fn whom(&self, height: Height, now: Time) -> Option<SiteId> {
-        let is_free = |site: &SiteId| self.asked_of(site).is_none();
-        let able = self.peers.iter().filter(|(site, peer)| peer.serves(height) && peer.resting <= now && is_free(site));
-        able.min_by_key(|(_, peer)| (peer.offences, peer.silences, peer.turn)).map(|(site, _)| *site)
+        self.able(height, now).min_by_key(|(_, peer)| (peer.offences, peer.silences, peer.turn)).map(|(site, _)| *site)
     }
 
     /// Who did not answer in time is left alone for a while.
