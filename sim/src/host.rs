@@ -142,12 +142,27 @@ impl Host {
     /// Whether the ledger may know it by this identity: its own, or the one that it is to have.
     #[must_use]
     pub fn is_known_as(&self, site: SiteId) -> bool {
-        self.id == site || self.next_key.as_ref().is_some_and(|key| SiteId::from(key.verifying_key()) == site)
+        self.id == site || self.next_id() == Some(site)
+    }
+
+    /// The identity that it is to have.
+    #[must_use]
+    pub fn next_id(&self) -> Option<SiteId> {
+        self.next_key.as_ref().map(|key| key.verifying_key().into())
+    }
+
+    /// Whether a state knows it by its next key already.
+    #[must_use]
+    pub fn is_renewed_in(&self, state: &State) -> bool {
+        self.next_id().is_some_and(|next| state.member(&next).is_some())
     }
 
     /// Goes on under its next key, if this state knows it by that; gives the identity that it had.
     pub fn rotate(&mut self, state: &State) -> Option<SiteId> {
-        let key = self.next_key.take_if(|key| state.member(&key.verifying_key().into()).is_some())?;
+        if !self.is_renewed_in(state) {
+            return None;
+        }
+        let key = self.next_key.take()?;
         let old = std::mem::replace(&mut self.id, key.verifying_key().into());
         (self.key, self.config.me) = (key, self.id);
         Some(old)

@@ -225,8 +225,7 @@ impl World {
                 }
             }
         }
-        let next_key = host.next_key.as_ref().map(|key| key.verifying_key().into());
-        if next_key.is_some_and(|site| commit.state.member(&site).is_some()) {
+        if host.is_renewed_in(&commit.state) {
             return self.restart(at);
         }
         let time = commit.committed.block.header.time;

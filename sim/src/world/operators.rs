@@ -61,10 +61,8 @@ impl World {
 
     /// Nobody holds this key any more: its site has another by now, or will have as soon as it sees it.
     fn has_gone(&self, site: SiteId) -> bool {
-        self.place(&site).map(|at| &self.hosts[at]).is_some_and(|host| {
-            let next = host.next_key.as_ref().map(|key| key.verifying_key().into());
-            host.id != site || next.is_some_and(|next| self.witness.state().member(&next).is_some())
-        })
+        let host = self.place(&site).map(|at| &self.hosts[at]);
+        host.is_some_and(|host| host.id != site || host.is_renewed_in(self.witness.state()))
     }
 
     /// Whether the mesh goes on with these validators, whatever its faulty sites do, and one more that would be lost.
