@@ -25,5 +25,7 @@ pub mod sync;
 pub mod wal;
 
 mod apply;
-#[cfg(test)]
-mod testing;
+/// A mesh for tests, this crate's and others': names say what there is.
+#[cfg(any(test, feature = "harness"))]
+#[allow(missing_docs, clippy::new_without_default)]
+pub mod testing;

@@ -14,6 +14,7 @@ use godwit_ledger::frames::Framing;
 use godwit_ledger::lineage::Lineage;
 use godwit_ledger::replica::{Effect, Input, LedgerMessage};
 use godwit_ledger::sync::snapshot::{Offer, chunk_hash};
+use godwit_ledger::testing::{client_key, key, offer, register, site};
 use godwit_ledger::wal;
 use godwit_protocol::abort::{Abort, Then};
 use godwit_protocol::bid::{Bid, Decline, Reason};
@@ -30,12 +31,11 @@ use godwit_protocol::vote::{Vote, VoteKind};
 use godwit_protocol::word::Word;
 use godwit_protocol::yield_::Yield;
 use godwit_protocol::{
-    Address, Bytes, ContainerId, Dbm, Epoch, Hash, Message, MilliCpu, Millis, OfferId, PerMille, Signable, Signed,
-    Time, encode,
+    Address, Bytes, ContainerId, Dbm, Epoch, Hash, Message, MilliCpu, Millis, PerMille, Signable, Signed, Time, encode,
 };
 use serde::Serialize;
 
-use crate::mesh::{MESH, SITES, key, offer, register, site};
+use crate::mesh::{MESH, SITES};
 
 /// What the validators say and write down, from a record to its block.
 static SAID: LazyLock<(Vec<LedgerMessage>, Vec<Vec<u8>>)> = LazyLock::new(talk);
@@ -45,11 +45,7 @@ fn bytes(value: &impl Serialize) -> Vec<u8> {
 }
 
 fn signed<T: Signable<Author = godwit_protocol::SiteId> + Serialize>(by: u8, body: T) -> Signed<T> {
-    Signed::sign(&MESH.genesis.mesh(), &key(by), body).expect("small").into_signed()
-}
-
-fn the_offer() -> OfferId {
-    MESH.offer.into()
+    Signed::sign(&MESH.genesis().mesh(), &key(by), body).expect("small").into_signed()
 }
 
 /// Four validators in one room.
@@ -85,10 +81,10 @@ fn talk() -> (Vec<LedgerMessage>, Vec<Vec<u8>>) {
 }
 
 pub fn messages() -> Vec<Vec<u8>> {
-    let chunks = MESH.state.chunks();
+    let chunks = MESH.state().chunks();
     let more = [
         LedgerMessage::Fetch { from: Height(1), most: 64 },
-        LedgerMessage::Blocks(List::first(MESH.chain.iter().cloned())),
+        LedgerMessage::Blocks(List::first(MESH.chain().iter().cloned())),
         LedgerMessage::Pruned { base: Height(9) },
         LedgerMessage::Status { height: Height(9_000), tip: Hash::ZERO },
         LedgerMessage::SnapshotWanted { trusted: Height(1) },
@@ -104,7 +100,7 @@ pub fn messages() -> Vec<Vec<u8>> {
 }
 
 fn all_messages() -> Vec<Message> {
-    let (offered, attempt) = (the_offer(), 1);
+    let (offered, attempt) = (MESH.offer, 1);
     let yielded = Yield {
         offer: offered,
         attempt,
@@ -126,7 +122,7 @@ fn all_messages() -> Vec<Message> {
     vec![
         Message::Register(register(4)),
         Message::Retire(Retire { container: ContainerId([1; 16]) }),
-        Message::Offer(offer(2)),
+        Message::Offer(offer(2, 1, &[1, 2, 3])),
         Message::Bid(Bid { offer: offered, same_network: true, load: PerMille(100), downtime_ms: Millis(50) }),
         Message::Decline(Decline { offer: offered, attempt: 0, reason: Reason::Memory }),
         Message::Ready(Ready { offer: offered, attempt }),
@@ -150,16 +146,16 @@ pub fn submissions() -> Vec<Vec<u8>> {
 }
 
 pub fn blocks() -> Vec<Vec<u8>> {
-    MESH.chain.iter().map(bytes).collect()
+    MESH.chain().iter().map(bytes).collect()
 }
 
 pub fn snapshots() -> Vec<Vec<u8>> {
-    vec![MESH.state.encode()]
+    vec![MESH.state().encode()]
 }
 
 fn the_snapshot() -> Offer {
-    let last = MESH.chain.last().expect("a block").clone();
-    let chunks = List::first(MESH.state.chunks().iter().map(|chunk| chunk_hash(chunk)));
+    let last = MESH.chain().last().expect("a block").clone();
+    let chunks = List::first(MESH.state().chunks().iter().map(|chunk| chunk_hash(chunk)));
     Offer { header: last.block.header, certificate: last.certificate, lineage: Lineage::default(), chunks }
 }
 
@@ -169,11 +165,11 @@ pub fn snapshot_offers() -> Vec<Vec<u8>> {
 
 pub fn proofs() -> Vec<Vec<u8>> {
     let bundle = |committed| Bundle {
-        genesis: MESH.genesis.clone(),
+        genesis: MESH.genesis().clone(),
         lineage: Lineage::default(),
         attested: Attested::of(committed, 0).expect("a record"),
     };
-    MESH.chain.iter().map(|committed| bundle(committed).to_bytes().expect("small")).collect()
+    MESH.chain().iter().map(|committed| bundle(committed).to_bytes().expect("small")).collect()
 }
 
 pub fn logs() -> Vec<Vec<u8>> {
@@ -216,11 +212,11 @@ pub fn gossip() -> Vec<Vec<u8>> {
 fn report() -> Signed<Report> {
     let signals = List::first([Signal { site: site(0), dbm: Dbm(-60) }, Signal { site: site(1), dbm: Dbm(-50) }]);
     let report = Report { sequence: 1, at: Time(1_000_000), signals };
-    Signed::sign(&MESH.genesis.mesh(), &key(100), report).expect("small").into_signed()
+    Signed::sign(&MESH.genesis().mesh(), &client_key(0), report).expect("small").into_signed()
 }
 
 pub fn words() -> Vec<Vec<u8>> {
-    let (offer, attempt) = (the_offer(), 1);
+    let (offer, attempt) = (MESH.offer, 1);
     let root = Hash::of(b"manifest");
     let yielded = Yield { offer, attempt, target: site(1), epoch: Epoch(1), root, freeze_ms: Millis(7) };
     let words = [
@@ -242,7 +238,7 @@ pub fn transfers() -> Vec<Vec<u8>> {
     let manifest = bytes(&Manifest { files: List::first(files) });
     let answers = [Answer::Refused(Refused::NotOffered), Answer::Manifest(manifest.into())];
     let chunk = Answer::Chunk(place, vec![5; 300].into());
-    let asked = [Request::Open(PartKey { offer: the_offer(), part: Part::Image }), Request::Chunk(place)];
+    let asked = [Request::Open(PartKey { offer: MESH.offer, part: Part::Image }), Request::Chunk(place)];
     asked.iter().map(bytes).chain(answers.into_iter().chain([chunk]).map(|answer| answer.encode().to_vec())).collect()
 }
 
@@ -262,8 +258,8 @@ pub fn layers() -> Vec<Vec<u8>> {
 }
 
 pub fn geneses() -> Vec<Vec<u8>> {
-    let json = serde_json::to_vec(&MESH.genesis).expect("a genesis has a form in JSON");
-    vec![file::to_toml(&MESH.genesis).into_bytes(), json]
+    let json = serde_json::to_vec(MESH.genesis()).expect("a genesis has a form in JSON");
+    vec![file::to_toml(MESH.genesis()).into_bytes(), json]
 }
 
 pub fn requests() -> Vec<Vec<u8>> {

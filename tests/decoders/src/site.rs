@@ -21,7 +21,7 @@ use crate::mesh::MESH;
 
 /// A site's capacity or a client's report.
 pub fn gossip(bytes: &[u8]) -> bool {
-    let mesh = MESH.genesis.mesh();
+    let mesh = MESH.genesis().mesh();
     let capacity = canonical::<Signed<Capacity>>(bytes).map(|capacity| capacity.verify(&mesh).is_ok());
     let report = canonical::<Signed<Report>>(bytes).map(|report| report.verify(&mesh).is_ok());
     capacity.or(report).is_some()
@@ -30,7 +30,7 @@ pub fn gossip(bytes: &[u8]) -> bool {
 /// A word of a site about a handoff.
 pub fn word(bytes: &[u8]) -> bool {
     let Some(word) = canonical::<Word>(bytes) else { return false };
-    let mesh = MESH.genesis.mesh();
+    let mesh = MESH.genesis().mesh();
     match word {
         Word::Yield(signed) => drop(signed.verify(&mesh)),
         Word::Report(signed) => drop(signed.verify(&mesh)),
