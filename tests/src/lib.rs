@@ -1,7 +1,8 @@
 //! What the end-to-end tests and benchmarks share: the lab, the sites in it, the `godwit` processes, the workload.
 //!
 //! Everything goes through what a user has: the `godwit` command with `--json`, the site's API, the lab's command and the
-//! workload's own answers. Invariant: no crate of the workspace is used here; the benchmark of the ledger uses them, to write more than a command line can.
+//! workload's own answers. Invariant: no crate of the workspace is used here; the benchmark of the ledger uses them, to write
+//! more than a command line can.
 
 pub mod artifacts;
 pub mod events;

@@ -126,7 +126,8 @@ pub struct Rounds {
 }
 
 impl LedgerMessage {
-    /// The message whose canonical bytes these are.
+    /// The message whose canonical bytes these are. Here, since what is generic is compiled where it is called: the development
+    /// profile optimizes this crate more than those that talk.
     ///
     /// # Errors
     /// [`Malformed`] says what is wrong with them.

@@ -5,7 +5,7 @@
 //! Invariant: it says nothing that others count: no vote, no record, no capacity.
 
 use anyhow::{Context, ensure};
-use godwit_ledger::replica::Input;
+use godwit_ledger::replica::{Input, LedgerMessage};
 use godwit_protocol::{Hash, SiteId, Time};
 use serde::Serialize;
 use tokio::signal::unix::{SignalKind, signal};
@@ -96,7 +96,7 @@ fn heed(event: NetEvent) -> Option<Input> {
     match event {
         NetEvent::Connected(site) => Some(Input::Connected(site)),
         NetEvent::Disconnected(site) => Some(Input::Disconnected(site)),
-        NetEvent::Ledger { from, bytes } => match godwit_protocol::decode(&bytes) {
+        NetEvent::Ledger { from, bytes } => match LedgerMessage::decode(&bytes) {
             Ok(message) => Some(Input::Message { from, message }),
             Err(error) => {
                 debug!(from = %from.short(), %error, "a malformed ledger message");
