@@ -29,6 +29,7 @@ Examples:
   godwit-sim --seed 1 --runs 1000                       a thousand, on all cores
   godwit-sim --seed 1 --minutes 60                      as many as fit
   godwit-sim --seed 9 --sites 4 --validators 4 --faults crash=40,loss=300 --liars flooder@0
+  godwit-sim --sites 4 --validators 4 --faults none --liars none --delay 20   what a far mesh does
   godwit-sim --seed 9 --shrink                          the smallest plan that fails like it
 
 Exit code 1 if a promise was broken; the plan is then printed as arguments to run it again."
@@ -58,6 +59,9 @@ struct Arguments {
     /// Which faults: drawn, none, all, or a list with chances in ten thousand: crash=15,loss=300
     #[arg(long, default_value = "drawn", value_parser = Choice::<Faults>::from_str)]
     faults: Choice<Faults>,
+    /// How many ms everything is on its way, one way, where nothing goes wrong [default: drawn for each, 1 to 19]
+    #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u16).range(1..=1000))]
+    delay: Option<u16>,
     /// Which sites lie: drawn, none, or a list: flooder@0,idle-bidder@5
     #[arg(long, default_value = "drawn", value_parser = Choice::<Liars>::from_str)]
     liars: Choice<Liars>,
@@ -138,6 +142,7 @@ impl Arguments {
                 Choice::All => Faults::ALL,
                 Choice::Given(faults) => faults,
             },
+            delay: self.delay.map(|ms| Millis(ms.into())),
             liars: match &self.liars {
                 // Those that were drawn fit the validators that were drawn.
                 Choice::Drawn if self.sites.is_some() || self.validators.is_some() => Vec::new(),

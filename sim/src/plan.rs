@@ -33,6 +33,8 @@ pub struct Plan {
     pub containers: usize,
     /// What goes wrong.
     pub faults: Faults,
+    /// How long everything is on its way, where nothing goes wrong; else some ms, drawn for each.
+    pub delay: Option<Millis>,
     /// Which sites lie, and how.
     pub liars: Vec<(usize, Behaviour)>,
     /// How long operators, clients and faults are at it.
@@ -215,6 +217,7 @@ impl Plan {
             validators: 4,
             containers: 4,
             faults,
+            delay: None,
             liars: Vec::new(),
             active: Millis(120_000),
             handoffs: 0,
@@ -269,7 +272,7 @@ impl fmt::Display for Plan {
         let liars = if liars.is_empty() { "none".to_owned() } else { liars.join(",") };
         write!(
             f,
-            "--seed {} --sites {} --validators {} --containers {} --seconds {} --handoffs {} --faults {} --liars {liars}",
+            "--seed {} --sites {} --validators {} --containers {} --seconds {} --handoffs {} --faults {} --liars {liars}{}",
             self.seed,
             self.sites,
             self.validators,
@@ -277,6 +280,7 @@ impl fmt::Display for Plan {
             self.active.0 / 1_000,
             self.handoffs,
             self.faults,
+            self.delay.map_or_else(String::new, |delay| format!(" --delay {}", delay.0)),
         )
     }
 }

@@ -97,7 +97,11 @@ impl Witness {
         let Some(validators) = before.map(|before| self.state_at(Height(before)).validators().to_vec()) else {
             return Err(Violation(format!("{site:?} commits a block at height {height} that nobody could yet decide")));
         };
-        if !self.proves(&committed.certificate, &committed.block.header, &validators) {
+        let same = index(height).and_then(|at| self.blocks.get(at)).is_some_and(|known| {
+            known.committed.certificate == committed.certificate && known.committed.block.header == committed.block.header
+        });
+        // In a large mesh most sites commit a block by the very certificate that the first did.
+        if !same && !self.proves(&committed.certificate, &committed.block.header, &validators) {
             return Err(Violation(format!("{site:?} commits a block at height {height} by a bad certificate")));
         }
         let Some(known) = index(height).and_then(|at| self.blocks.get(at)) else {

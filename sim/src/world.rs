@@ -135,8 +135,29 @@ pub struct Summary {
     pub failures: u64,
     /// Messages between replicas.
     pub messages: u64,
+    /// From when a source makes an offer to when it sees it awarded.
+    pub award_ms: Spread,
     /// What replicas held against others that are honest: late words and clocks that are off.
     pub suspicions: u64,
+}
+
+/// How long something took, each time that it was done.
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
+pub struct Spread {
+    /// How many times.
+    pub count: usize,
+    /// In ms.
+    pub median: u64,
+    /// The 99th percentile, in ms.
+    pub p99: u64,
+}
+
+impl Spread {
+    fn of(mut times: Vec<u64>) -> Self {
+        times.sort_unstable();
+        let at = |percent: usize| times.get(times.len().saturating_sub(1) * percent / 100).copied().unwrap_or_default();
+        Self { count: times.len(), median: at(50), p99: at(99) }
+    }
 }
 
 /// A mesh under a virtual clock.
@@ -159,6 +180,10 @@ pub struct World {
     links: Links,
     /// Changes that enough validators have approved of, by the epoch that they approve of it in.
     approved: Vec<(u64, Change)>,
+    /// When open offers were made.
+    offered: BTreeMap<OfferId, Time>,
+    /// How long it took until their sources saw them awarded, in ms.
+    awarded: Vec<u64>,
     witness: Witness,
     checker: Checker,
     hasher: blake3::Hasher,
@@ -172,6 +197,7 @@ impl World {
         let broken = self.go().err();
         self.summary.violations.extend(broken.map(|violation| violation.0));
         self.summary.blocks = self.witness.height().0;
+        self.summary.award_ms = Spread::of(std::mem::take(&mut self.awarded));
         self.summary.trace_hash = self.hasher.finalize().to_hex().to_string();
         self.summary.clone()
     }

@@ -73,17 +73,17 @@ impl Replica {
         }
     }
 
-    /// Tells followers of a new block. One validator sends each of them the block, another one each time; the others say
-    /// how far they are, so that a follower can fetch what one did not send.
+    /// Tells followers of a new block. One validator sends each of them the block, another one each time; as many others as
+    /// may be faulty say how far they are, so that a follower can fetch what one did not send, and a thousand followers are
+    /// not told everything by everybody.
     pub(super) fn announce(&mut self, committed: Committed, decided_by: &Committee) {
         let Some(seat) = decided_by.seat(&self.host.me) else { return };
-        let height = usize::try_from(committed.block.header.height.0 % decided_by.len() as u64).unwrap_or(0);
+        let (n, height) = (decided_by.len(), committed.block.header.height);
+        let place = |follower: &SiteId| place(follower, height, seat, n);
         // Who has become a validator by this very block did not take part in deciding it.
-        let followers = self.connected.iter().filter(|site| !decided_by.contains(site)).enumerate();
-        let mine = |place: usize| (place + height) % decided_by.len() == seat;
-        let (served, told): (Vec<_>, Vec<_>) = followers.partition(|(place, _)| mine(*place));
-        let sites = |list: Vec<(usize, &SiteId)>| -> Vec<SiteId> { list.into_iter().map(|(_, site)| *site).collect() };
-        let (served, told) = (sites(served), sites(told));
+        let followers = self.connected.iter().filter(|site| !decided_by.contains(site)).copied();
+        let (served, others): (Vec<_>, Vec<_>) = followers.partition(|site| place(site) == 0);
+        let told: Vec<_> = others.into_iter().filter(|site| place(site) <= tolerated(n)).collect();
         if !served.is_empty() {
             let message = LedgerMessage::Blocks(List::first([committed]));
             self.host.outbox.say(Effect::Announce { to: served, message });
@@ -91,6 +91,41 @@ impl Replica {
         if !told.is_empty() {
             let message = self.status();
             self.host.outbox.say(Effect::Announce { to: told, message });
+        }
+    }
+}
+
+/// How many validators come before one, counted from the one that sends a block to a follower: each knows it by the
+/// follower's id, whichever of the followers it is connected to.
+fn place(follower: &SiteId, height: Height, seat: usize, validators: usize) -> usize {
+    let spread = u64::from(u16::from_be_bytes([follower.0[0], follower.0[1]]));
+    let first = spread.wrapping_add(height.0) % validators as u64;
+    (seat + validators - usize::try_from(first).unwrap_or(0)) % validators
+}
+
+/// How many of so many validators may be faulty.
+const fn tolerated(validators: usize) -> usize {
+    validators.saturating_sub(1) / 3
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn of_any_block_every_follower_gets_one_copy_and_hears_from_an_honest_validator(
+            id: [u8; 32], height in 0_u64..1_000, validators in 1_usize..32,
+        ) {
+            let places = |height| -> Vec<usize> {
+                (0..validators).map(|seat| place(&SiteId(id), Height(height), seat, validators)).collect()
+            };
+            let told = places(height).into_iter().filter(|place| *place <= tolerated(validators)).count();
+            prop_assert_eq!(places(height).into_iter().filter(|place| *place == 0).count(), 1);
+            prop_assert_eq!(told, tolerated(validators) + 1);
+            prop_assert!(validators == 1 || places(height) != places(height + 1), "they take turns");
         }
     }
 }

@@ -52,6 +52,9 @@ impl Site {
             return vec![];
         }
         let open = Open { id: offer, source, body, award: None, bidders: vec![], attempt: 0, stage: Stage::Bidding };
+        if !self.is_asked(&open) {
+            return vec![];
+        }
         let effects = self.respond(now, &open);
         if !effects.is_empty() {
             let bid = self.targets.contains_key(&offer);

@@ -10,7 +10,7 @@ use crate::bid::{Bid, Decline, Reason};
 use crate::bounded::{List, Text};
 use crate::container::{Kind, Needs};
 use crate::effect::Effect;
-use crate::handoff::{Open, Promise, Target};
+use crate::handoff::{Open, Promise, Stage, Target};
 use crate::id::{ContainerId, OfferId, SiteId};
 use crate::membership::Role;
 use crate::message::Message;
@@ -119,8 +119,33 @@ impl Site {
         let Some(open) = self.offers.get(offer).cloned() else { return vec![] };
         let mut effects = self.give_up_rivals(&open);
         let early = self.early.remove(offer);
-        if !early.is_some_and(|early| self.has_answered(&early, offer)) {
+        if early.is_some_and(|early| self.has_answered(&early, offer)) {
+            return effects;
+        }
+        if self.is_asked(&open) {
             effects.extend(self.respond(now, &open));
+        } else {
+            self.unasked.insert(*offer, now.after(Millis(open.body.window.0 / 2)));
+        }
+        effects
+    }
+
+    /// Whether an offer waits for this site's answer. If all bid on everything, a mesh of a thousand members would say a
+    /// thousand records about each offer, of which its source has picked the best beforehand.
+    pub(super) fn is_asked(&self, open: &Open) -> bool {
+        open.body.named.is_empty() || open.body.named.contains(&self.config.me)
+    }
+
+    /// Bids on offers that name others, half the window before they fail for want of bids.
+    pub(super) fn help_out(&mut self, now: Time) -> Vec<Effect> {
+        let due: Vec<OfferId> = self.unasked.iter().filter(|(_, at)| **at <= now).map(|(id, _)| *id).collect();
+        let mut effects = vec![];
+        for offer in due {
+            self.unasked.remove(&offer);
+            let open = self.offers.get(&offer).filter(|open| open.stage == Stage::Bidding);
+            if let Some(open) = open.filter(|open| open.bidders.len() < MIN_NAMED).cloned() {
+                effects.extend(self.respond(now, &open));
+            }
         }
         effects
     }

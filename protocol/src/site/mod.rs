@@ -48,6 +48,8 @@ pub struct Site {
     targets: BTreeMap<OfferId, Target>,
     /// Offers that this site answered before they were committed.
     early: BTreeMap<OfferId, Early>,
+    /// Offers that name others, and when this site bids unasked if too few have by then.
+    unasked: BTreeMap<OfferId, Time>,
     load: Option<Load>,
     gauge: Gauge,
     draining: bool,
@@ -195,6 +197,7 @@ impl Site {
             sources: BTreeMap::new(),
             targets: BTreeMap::new(),
             early: BTreeMap::new(),
+            unasked: BTreeMap::new(),
             load: None,
             gauge: Gauge::default(),
             draining: false,
@@ -333,6 +336,7 @@ impl Site {
         let mut effects: Vec<Effect> =
             offers.into_iter().flat_map(|offer| self.handoff(now, offer, handoff::Input::Tick)).collect();
         effects.extend(self.lapse(now));
+        effects.extend(self.help_out(now));
         effects.extend(self.empty(now));
         effects.extend(self.gossip(now));
         effects
@@ -373,6 +377,7 @@ impl Site {
             effects.extend(self.handoff(now, offer, handoff::Input::Ledger(time, event)));
             if over {
                 self.offers.remove(&offer);
+                self.unasked.remove(&offer);
             }
         }
         effects

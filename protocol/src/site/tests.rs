@@ -359,8 +359,39 @@ fn a_destination_that_would_pass_its_own_threshold_declines_by_name() {
     bench.loaded(3, &[]);
     assert_eq!(declined(&bench.opens(7, 1, foreign(7, 3, &[ME]))), Some(&Reason::Memory));
     assert!(bench.opens(8, 1, foreign(8, 3, &[2])).is_empty(), "nobody waits for a site that is not named");
-    let bid = bid(&bench.opens(9, 1, foreign(9, 2, &[2]))).expect("it fits");
+    let bid = bid(&bench.opens(9, 1, foreign(9, 2, &[ME]))).expect("it fits");
     assert_eq!(bid.load, PerMille(500));
+}
+
+#[test]
+fn who_is_not_named_bids_only_when_too_few_have_by_half_the_window() {
+    let bid_placed = |n: u8| Event::BidPlaced {
+        bidder: site(n),
+        bid: Bid { offer: offer_id(8), same_network: true, load: PerMille(0), downtime_ms: Millis(1) },
+    };
+    let late = |bids: &[u8], named: &[u8]| {
+        let mut bench = Bench::owning(6, &[]);
+        bench.loaded(1, &[]);
+        let at_once = bench.opens(8, 1, foreign(8, 1, named));
+        bids.iter().for_each(|n| drop(bench.sees(bid_placed(*n))));
+        let before = bench.later(499).on(Input::Tick);
+        let after = bench.later(1).on(Input::Tick);
+        let again = bench.later(300).on(Input::Tick);
+        (bid(&at_once).is_some(), bid(&before).is_some(), bid(&after).is_some(), bid(&again).is_some())
+    };
+    assert_eq!(late(&[], &[ME, 2, 3]), (true, false, false, false), "asked");
+    assert_eq!(late(&[], &[]), (true, false, false, false), "everybody is asked");
+    assert_eq!(late(&[2], &[2, 3, 4]), (false, false, true, false), "two of three are silent");
+    assert_eq!(late(&[2, 3, 4], &[2, 3, 4, 5]), (false, false, false, false), "there are runners-up enough");
+}
+
+#[test]
+fn who_is_not_named_does_not_bid_on_what_is_awarded() {
+    let mut bench = Bench::owning(6, &[]);
+    bench.loaded(1, &[]);
+    bench.opens(8, 1, foreign(8, 1, &[2, 3]));
+    bench.sees(Event::Ended { offer: offer_id(8), reason: EndReason::NoBids });
+    assert_eq!(bid(&bench.later(600).on(Input::Tick)), None);
 }
 
 #[test]

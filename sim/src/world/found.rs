@@ -67,6 +67,8 @@ impl World {
             links: Links::new(hosts.len()),
             hosts,
             approved: Vec::new(),
+            offered: std::collections::BTreeMap::new(),
+            awarded: Vec::new(),
             witness: Witness::new(&genesis),
             checker: Checker::default(),
             hasher: blake3::Hasher::new(),

@@ -9,7 +9,7 @@ use godwit_ledger::replica::{
 };
 use godwit_protocol::bounded::List;
 use godwit_protocol::register::Register;
-use godwit_protocol::{Hash, Message, Millis, SiteId, decode, encode, site};
+use godwit_protocol::{Event, Hash, Message, Millis, SiteId, decode, encode, site};
 
 use super::network::RECORD;
 use super::{CLOCK_BOUND, Happening, REGISTER_AGAIN, Sent, Step, World};
@@ -40,7 +40,10 @@ impl World {
         let clock = self.hosts[at].clock(self.now);
         let Some(process) = &mut self.hosts[at].process else { return Ok(()) };
         let written = process.author.write(clock, message);
-        let (_, record) = written.map_err(|bad| Violation(format!("site {at} says what is malformed: {bad}")))?;
+        let (id, record) = written.map_err(|bad| Violation(format!("site {at} says what is malformed: {bad}")))?;
+        if matches!(record.body.message, Message::Offer(_)) {
+            self.offered.insert(id.into(), self.now);
+        }
         queue.push_back(Step::Replica(replica::Input::Submit(record)));
         Ok(())
     }
@@ -228,9 +231,23 @@ impl World {
         if host.is_renewed_in(&commit.state) {
             return self.restart(at);
         }
+        self.time_awards(at, &commit.events);
         let time = commit.committed.block.header.time;
         queue.extend(commit.events.into_iter().map(|event| Step::Brain(site::Input::Ledger { time, event })));
         Ok(())
+    }
+
+    /// Takes the time of awards of this site's own offers.
+    fn time_awards(&mut self, at: usize, events: &[Event]) {
+        for event in events {
+            let Event::Awarded { offer, .. } = event else { continue };
+            let auction = self.witness.state().offer(offer);
+            if auction.is_some_and(|auction| auction.source == self.hosts[at].id)
+                && let Some(since) = self.offered.remove(offer)
+            {
+                self.awarded.push(self.now.since(since).0);
+            }
+        }
     }
 
     /// A site goes on from a state that it has fetched: its brain has missed what led there, so the process begins anew.

@@ -22,8 +22,11 @@ impl World {
                 continue;
             }
             let Some(waits) = self.links.carry(from, to, bytes, self.now) else { continue };
-            let delay = if self.dice.chance(self.faults.late) { 100..6_000 } else { 1..20 };
-            let delay = self.dice.span(delay);
+            let delay = match self.plan.delay {
+                _ if self.dice.chance(self.faults.late) => self.dice.span(100..6_000),
+                Some(delay) => delay,
+                None => self.dice.span(1..20),
+            };
             self.put(delay.plus(waits), make(from));
         }
     }
