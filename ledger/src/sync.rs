@@ -63,6 +63,8 @@ pub(crate) struct CatchUp {
 struct Peer {
     /// It has said that it is so far.
     claim: Height,
+    /// It has said how far it is since it was connected.
+    said: bool,
     /// Others' words imply that it may be.
     hint: Height,
     /// The first block that it keeps.
@@ -132,7 +134,7 @@ impl CatchUp {
     /// A site is this far, as it says.
     pub fn learn(&mut self, site: SiteId, height: Height, now: Time) {
         let peer = self.peers.entry(site).or_default();
-        peer.claim = height.max(peer.claim);
+        (peer.claim, peer.said) = (height.max(peer.claim), true);
         self.reach = height.max(self.reach);
         self.since.get_or_insert(now);
     }
@@ -160,7 +162,7 @@ impl CatchUp {
         self.take_asked(site);
         if let Some(peer) = self.peers.get_mut(site) {
             let reached = peer.reach();
-            (peer.claim, peer.hint, peer.base) = Default::default();
+            (peer.claim, peer.hint, peer.base, peer.said) = Default::default();
             if peer.offences == 0 {
                 *peer = Peer { earlier: std::mem::take(&mut peer.earlier), ..Peer::default() };
             }
@@ -173,7 +175,7 @@ impl CatchUp {
         self.batches.retain(|_, batch| batch.site() != *site);
         let peer = self.peers.entry(*site).or_default();
         let reached = peer.reach();
-        (peer.claim, peer.hint) = Default::default();
+        (peer.claim, peer.hint, peer.said) = Default::default();
         peer.resting = now.after(doubled(SHUN, peer.offences));
         peer.offences = peer.offences.saturating_add(1);
         self.fell_from(reached);
@@ -182,6 +184,11 @@ impl CatchUp {
     /// How far others are, at most.
     pub const fn reach(&self) -> Height {
         self.reach
+    }
+
+    /// Whether a site has said how far it is, and is no further.
+    pub fn is_no_further(&self, site: &SiteId, own: Height) -> bool {
+        self.peers.get(site).is_some_and(|peer| peer.said && peer.reach() <= own)
     }
 
     /// Some site is not as far as was believed.

@@ -3,6 +3,7 @@
 use godwit_ledger::block::Height;
 use godwit_ledger::frames::{self, Framing, Unreadable};
 use godwit_ledger::wal::KIND;
+use godwit_protocol::Time;
 use godwit_protocol::handoff::Promise;
 
 use crate::plan::Dice;
@@ -19,6 +20,8 @@ pub struct Disk {
     pub log: Vec<Vec<u8>>,
     /// The rest of it: a crash may lose it from any entry on, or from any byte.
     pub unsynced: Vec<Vec<u8>>,
+    /// When its operator had its ledger fetched anew, by its clock.
+    pub forgot: Option<Time>,
     /// The promises; each is synced before anything follows from it.
     pub journal: Vec<Promise>,
 }
@@ -53,6 +56,13 @@ impl Disk {
         let torn = frames.end < file.len();
         self.log = frames.entries.into_iter().map(|entry| file[entry].to_vec()).collect();
         Ok(torn)
+    }
+
+    /// The ledger is damaged, and fetched anew. The journal is another file.
+    pub fn rebuild(&mut self, now: Time) {
+        self.forgot = self.forgot.max(Some(now));
+        self.height = Height(0);
+        self.empty_log();
     }
 
     /// The log is of a height that is over.

@@ -123,20 +123,36 @@ impl Host {
         Time(now.0.saturating_add_signed(self.skew + self.jump))
     }
 
-    /// Starts the process from what survived, the state being that of the disk's height; gives what the brain wants done
-    /// first.
+    /// Starts the process from what survived, the state being that of the disk's height.
     ///
     /// # Errors
     /// [`BadWal`] if the replica refuses its own write-ahead log.
-    pub fn start(&mut self, now: Time, state: &State) -> Result<Vec<Effect>, BadWal> {
-        let clock = self.clock(now);
-        let mut brain = Site::new(self.config.clone(), state.roles(), clock.0);
-        let effects = brain.recover(clock, state.known(clock), state.open(), &self.binding());
-        let replica = Replica::new(replica::Config::new(self.key.clone()), state.clone(), &self.disk.log)?;
+    pub fn start(&mut self, now: Time, state: &State) -> Result<(), BadWal> {
+        let brain = Site::new(self.config.clone(), self.clock(now).0);
+        let config = replica::Config { forgot: self.disk.forgot, ..replica::Config::new(self.key.clone()) };
+        let replica = Replica::new(config, state.clone(), &self.disk.log)?;
         let author = Author::new(state, self.key.clone());
         self.life += 1;
         self.process = Some(Process { brain, replica, author, timers: BTreeSet::new() });
-        Ok(effects)
+        Ok(())
+    }
+
+    /// The brain recovers, once its replica knows all that it can have acted on; gives what it wants done first.
+    pub fn wake(&mut self, now: Time) -> Vec<Effect> {
+        let (clock, binding) = (self.clock(now), self.binding());
+        let Some(Process { brain, replica, .. }) = &mut self.process else { return Vec::new() };
+        if brain.is_awake() || !replica.is_current() {
+            return Vec::new();
+        }
+        let state = replica.state();
+        brain.recover(clock, state.roles(), state.known(clock), state.open(), &binding)
+    }
+
+    /// Whether it does not vote yet, or would not: its ledger was lost.
+    #[must_use]
+    pub fn has_forgotten(&self, state: &State) -> bool {
+        let bound = Millis(state.founding().clock_bound_ms);
+        self.disk.forgot.is_some_and(|forgot| state.time() <= forgot.after(bound).after(bound))
     }
 
     /// Whether the ledger may know it by this identity: its own, or the one that it is to have.

@@ -77,6 +77,8 @@ marks! {
     Rotated = "key-rotated",
     /// A crash tore a write to the log.
     TornWrite = "torn-write",
+    /// A site lost its ledger while promises bound it.
+    Rebuilt = "rebuilt-in-handoff",
     /// A record found no room.
     MempoolFull = "mempool-full",
 

@@ -80,6 +80,8 @@ pub struct Faults {
     pub jump: u32,
     /// Each second: a site's operator gives it another key.
     pub rotate: u32,
+    /// Each second: a site's ledger is damaged, and its operator has it fetched anew.
+    pub rebuild: u32,
 }
 
 impl Faults {
@@ -101,6 +103,7 @@ impl Faults {
         thin: 0,
         jump: 0,
         rotate: 0,
+        rebuild: 0,
     };
 
     /// Everything goes wrong now and then.
@@ -121,6 +124,7 @@ impl Faults {
         thin: 1_000,
         jump: 100,
         rotate: 100,
+        rebuild: 60,
     };
 
     /// A mixture of its own for each seed, so that each kind of fault also occurs alone and at its worst.
@@ -145,6 +149,7 @@ impl Faults {
             thin: some(5_000),
             jump: some(300),
             rotate: some(300),
+            rebuild: some(200),
         }
     }
 
@@ -156,7 +161,7 @@ impl Faults {
     }
 
     /// Each by the name that the command line knows it by.
-    pub fn named(&mut self) -> [(&'static str, &mut u32); 16] {
+    pub fn named(&mut self) -> [(&'static str, &mut u32); 17] {
         [
             ("crash", &mut self.crash),
             ("loss", &mut self.loss),
@@ -174,6 +179,7 @@ impl Faults {
             ("thin", &mut self.thin),
             ("jump", &mut self.jump),
             ("rotate", &mut self.rotate),
+            ("rebuild", &mut self.rebuild),
         ]
     }
 }

@@ -98,7 +98,8 @@ impl Witness {
             return Err(Violation(format!("{site:?} commits a block at height {height} that nobody could yet decide")));
         };
         let same = index(height).and_then(|at| self.blocks.get(at)).is_some_and(|known| {
-            known.committed.certificate == committed.certificate && known.committed.block.header == committed.block.header
+            known.committed.certificate == committed.certificate
+                && known.committed.block.header == committed.block.header
         });
         // In a large mesh most sites commit a block by the very certificate that the first did.
         if !same && !self.proves(&committed.certificate, &committed.block.header, &validators) {

@@ -84,6 +84,8 @@ enum Happening {
     Fate,
     /// A site's clock is off by so many ms.
     Clock(usize, i64),
+    /// A site's ledger is lost.
+    Rebuild(usize),
 }
 
 /// A replica's message as it came off the wire, once for all who hear it.
@@ -295,6 +297,7 @@ impl World {
                 self.hosts[at].jump = off;
                 Ok(())
             }
+            Happening::Rebuild(at) => self.rebuild(at),
             Happening::Reclaim(offer) => self.reclaim(offer),
             Happening::Reform(change) => self.reform(change),
             Happening::Lie(at) => self.lie(at),
@@ -387,6 +390,7 @@ impl Happening {
             Self::Probe(at, retire) => put(19, &[*at], &[u8::from(*retire)]),
             Self::Fate => put(20, &[], &[]),
             Self::Clock(at, off) => put(21, &[*at], &off.to_le_bytes()),
+            Self::Rebuild(at) => put(22, &[*at], &[]),
         }
     }
 }

@@ -437,9 +437,24 @@ impl Replica {
     /// it was not decided before the loss; its height is then the highest that this site can have voted on.
     #[must_use]
     pub fn abstains(&self) -> bool {
+        self.has_seat() && !self.is_past_the_loss()
+    }
+
+    /// Whether all that this site can have acted on is known here: unless its ledger was lost, always. Where nothing is
+    /// decided, no block comes that was built later than that; then others that are more than two thirds of the validators
+    /// must have said that they are no further. Of what this site acted on as many have signed, so one that is asked and is
+    /// correct has it: this site itself may be among the signers, and does not remember.
+    #[must_use]
+    pub fn is_current(&self) -> bool {
+        let no_further =
+            |site: &&SiteId| **site != self.host.me && self.catch_up.is_no_further(site, self.state.height());
+        let validators = self.state.validators();
+        self.is_past_the_loss() || validators.iter().filter(no_further).count() * 3 > validators.len() * 2
+    }
+
+    fn is_past_the_loss(&self) -> bool {
         let bound = Millis(self.state.founding().clock_bound_ms);
-        let forgot = self.forgot.map(|forgot| forgot.after(bound).after(bound));
-        self.has_seat() && forgot.is_some_and(|forgot| self.state.time() <= forgot)
+        self.forgot.is_none_or(|forgot| self.state.time() > forgot.after(bound).after(bound))
     }
 
     /// The state after the last committed block.

@@ -106,7 +106,7 @@ impl Host {
         let present = validators.iter().filter(|site| **site == self.me || self.net.is_connected(site)).count();
         let quorum = present * 3 > validators.len() * 2;
         let total = validators.len();
-        let abstains = self.ledger.abstains();
+        let (abstains, knows) = (self.ledger.abstains(), self.site.is_awake());
         let mut problems: Vec<Problem> = state
             .members()
             .filter(|member| state.is_suspended(&member.site))
@@ -125,6 +125,12 @@ impl Host {
                 problems.push(Problem {
                     problem: format!("{present} of {total} validators are connected: the ledger stands still"),
                     remedy: Some("look at the other sites and the network between them".to_owned()),
+                });
+            }
+            if !knows {
+                problems.push(Problem {
+                    problem: super::ledger::UNAWARE.to_owned(),
+                    remedy: Some("wait until it has fetched the ledger from the other sites".to_owned()),
                 });
             }
             if abstains {

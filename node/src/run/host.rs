@@ -211,8 +211,25 @@ impl Host {
                     for effect in effects {
                         self.perform(effect)?;
                     }
+                    self.wake()?;
                 }
             }
+        }
+        Ok(())
+    }
+
+    /// The brain goes on from the ledger and its promises, as soon as all that these rest on is known here.
+    pub(super) fn wake(&mut self) -> Result<(), Fatal> {
+        if self.site.is_awake() || self.renewed || !self.ledger.is_current() {
+            return Ok(());
+        }
+        let (state, now) = (self.ledger.state(), now());
+        let (roles, containers, open) = (state.roles(), state.known(now), state.open());
+        let effects = self.site.recover(now, roles, containers, open, &self.promises);
+        self.obey(effects)?;
+        if self.asks.config.data_dir.join(super::DRAINED).exists() {
+            info!("this site is still being drained; `godwit drain --off` ends it");
+            self.brain(site::Input::Operator(site::Wish::Drain(true)));
         }
         Ok(())
     }
@@ -464,7 +481,10 @@ impl Host {
             self.metrics.committed(&event);
             self.follow(&event);
             drop(self.notices.send(Notice::Committed { height, time, event: Box::new(event.clone()) }));
-            self.brain(site::Input::Ledger { time, event });
+            // While this site does not know the ledger it acts on none of what was long ago.
+            if self.site.is_awake() {
+                self.brain(site::Input::Ledger { time, event });
+            }
         }
     }
 

@@ -43,6 +43,10 @@ const FAREWELL: Millis = Millis(600_000);
 pub const ABSTAINS: &str = "this site follows the ledger and does not vote: its ledger was rebuilt, and it may have voted on \
      the height that is being decided. It votes again by itself after the next block that is built and committed without it";
 
+/// Told to the operator of a site that takes no part in handoffs.
+pub const UNAWARE: &str = "this site's ledger was rebuilt: containers run on here, and it takes no part in handoffs before it \
+     has followed the ledger to where the others are";
+
 /// Why the replica must not go on.
 #[derive(Debug, thiserror::Error)]
 #[allow(missing_docs)] // the fields are what the messages say
@@ -111,6 +115,11 @@ impl Ledger {
         }
         let (timers, given_up, clients) = (DelayQueue::new(), BTreeMap::new(), Clients::default());
         Ok((Self { replica, wal: log.wal, store, retain: config.retain, timers, given_up, clients }, key))
+    }
+
+    /// Whether all that this site can have acted on is known here.
+    pub fn is_current(&self) -> bool {
+        self.replica.is_current()
     }
 
     /// Whether this site does not vote because it may have forgotten what it said.

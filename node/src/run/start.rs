@@ -8,8 +8,8 @@ use anyhow::Context;
 use godwit_ledger::author::Author;
 use godwit_ledger::replica;
 use godwit_protocol::handoff::Promise;
-use godwit_protocol::site::{self, Config as Brain, Load, Site};
-use godwit_protocol::{Millis, SiteId, Time};
+use godwit_protocol::site::{Config as Brain, Load, Site};
+use godwit_protocol::{Millis, SiteId};
 use prometheus_client::registry::Registry;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -81,7 +81,7 @@ pub(super) async fn start(config: Config) -> anyhow::Result<(Host, Sources)> {
         gossip,
         stale: Millis(gossip.0.saturating_mul(STALE_INTERVALS.into())),
     };
-    let site = Site::new(brain, ledger.state().roles(), begun.0);
+    let site = Site::new(brain, begun.0);
 
     let mut history = History::default();
     ledger.tell_past(&mut history)?;
@@ -134,7 +134,11 @@ pub(super) async fn start(config: Config) -> anyhow::Result<(Host, Sources)> {
         renewed: false,
         verified,
     };
-    recover(&mut host, begun)?;
+    host.wake()?;
+    host.drain()?;
+    if !host.site.is_awake() {
+        warn!("{}", super::ledger::UNAWARE);
+    }
     host.measure();
     info!(mesh = %mesh, height = %host.ledger.state().height(), open = host.promises.len(), "recovered");
     let loads = load::watch(measured, runtime);
@@ -148,20 +152,4 @@ pub(super) async fn start(config: Config) -> anyhow::Result<(Host, Sources)> {
         verified: records,
     };
     Ok((host, sources))
-}
-
-/// The brain goes on from the ledger and its promises.
-fn recover(host: &mut Host, begun: Time) -> anyhow::Result<()> {
-    let state = host.ledger.state();
-    let (containers, open) = (state.known(begun), state.open());
-    let promises = host.promises.clone();
-    let effects = host.site.recover(begun, containers, open, &promises);
-    host.obey(effects)?;
-    if host.asks.config.data_dir.join(super::DRAINED).exists() {
-        info!("this site is still being drained; `godwit drain --off` ends it");
-        let effects = host.site.step(begun, site::Input::Operator(site::Wish::Drain(true)));
-        host.obey(effects)?;
-    }
-    host.drain()?;
-    Ok(())
 }

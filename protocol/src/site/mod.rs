@@ -54,6 +54,8 @@ pub struct Site {
     gauge: Gauge,
     draining: bool,
     gossip: Gossip,
+    /// What the ledger says is known here.
+    awake: bool,
 }
 
 /// What an operator sets.
@@ -183,13 +185,13 @@ struct Gossip {
 }
 
 impl Site {
-    /// A site that knows only its mesh. `gossiped` is the sequence from which its gossip goes on: the start time in ms
-    /// keeps it rising over restarts.
+    /// A site that knows nothing, and does nothing before [`Site::recover`]. `gossiped` is the sequence from which its gossip
+    /// goes on: the start time in ms keeps it rising over restarts.
     #[must_use]
-    pub fn new(config: Config, members: BTreeMap<SiteId, Role>, gossiped: u64) -> Self {
+    pub fn new(config: Config, gossiped: u64) -> Self {
         Self {
             config,
-            members,
+            members: BTreeMap::new(),
             containers: BTreeMap::new(),
             offers: BTreeMap::new(),
             peers: BTreeMap::new(),
@@ -202,18 +204,23 @@ impl Site {
             gauge: Gauge::default(),
             draining: false,
             gossip: Gossip { sequence: gossiped, last: None },
+            awake: false,
         }
     }
 
-    /// Goes on after a restart: from the ledger's containers and open offers, and from what this site promised.
+    /// Goes on after a restart: from the ledger's members, containers and open offers, and from what this site promised.
+    ///
+    /// The ledger must be as new as the promises: an offer that it does not show has ended, and what was promised in it is
+    /// undone. After its ledger was lost a site follows it again before this, without acting on what was long ago.
     pub fn recover(
         &mut self,
         now: Time,
+        members: BTreeMap<SiteId, Role>,
         containers: BTreeMap<ContainerId, Known>,
         offers: Vec<Open>,
         promises: &[Promise],
     ) -> Vec<Effect> {
-        self.containers = containers;
+        (self.members, self.containers, self.awake) = (members, containers, true);
         let mut effects = vec![];
         for open in offers {
             let mut ours: Vec<Promise> =
@@ -274,6 +281,11 @@ impl Site {
     /// What follows from an input.
     pub fn step(&mut self, now: Time, input: Input) -> Vec<Effect> {
         match input {
+            Input::Load(load) if !self.awake => {
+                self.set_load(load);
+                vec![]
+            }
+            _ if !self.awake => vec![],
             Input::Tick => self.tick(now),
             Input::Load(load) => self.measured(now, load),
             Input::Capacity(capacity) => {
@@ -296,6 +308,12 @@ impl Site {
             Input::Operator(wish) => self.wished(now, wish),
             Input::Heard { offer, source, body, expires } => self.heard_offer(now, offer, source, body, expires),
         }
+    }
+
+    /// Whether it has recovered.
+    #[must_use]
+    pub const fn is_awake(&self) -> bool {
+        self.awake
     }
 
     /// What this site has now; nothing before the first measurement.

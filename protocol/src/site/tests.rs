@@ -112,6 +112,10 @@ fn foreign(n: u8, memory: u64, named: &[u8]) -> Offer {
     }
 }
 
+fn members_of(many: u8) -> BTreeMap<SiteId, Role> {
+    (0..many).map(|n| (site(n), Role::Member)).collect()
+}
+
 /// A site in a mesh of so many members, and its clock.
 struct Bench {
     site: Site,
@@ -120,8 +124,12 @@ struct Bench {
 
 impl Bench {
     fn of(members: u8) -> Self {
-        let members = (0..members).map(|n| (site(n), Role::Member)).collect();
-        let site = Site::new(config(), members, 0);
+        Self::among(members_of(members))
+    }
+
+    fn among(members: BTreeMap<SiteId, Role>) -> Self {
+        let mut site = Site::new(config(), 0);
+        site.recover(START, members, BTreeMap::new(), vec![], &[]);
         Self { site, now: START }
     }
 
@@ -481,7 +489,7 @@ fn an_observer_and_an_unmeasured_site_do_not_bid() {
     let mut bench = Bench::of(3);
     assert_eq!(declined(&bench.opens(7, 1, foreign(7, 1, &[ME]))), Some(&Reason::Memory));
     let members = [(site(ME), Role::Observer), (site(1), Role::Member)].into();
-    let mut bench = Bench { site: Site::new(config(), members, 0), now: START };
+    let mut bench = Bench::among(members);
     bench.loaded(1, &[]);
     assert!(bench.opens(7, 1, foreign(7, 1, &[ME])).is_empty());
 }
@@ -505,13 +513,26 @@ fn after_a_restart_only_promises_that_still_bind_are_settled() {
         asked: None,
         tried: None,
     };
-    let effects = bench.site.recover(START, [(id(1), known)].into(), vec![], &promises);
+    let effects = bench.site.recover(START, members_of(3), [(id(1), known)].into(), vec![], &promises);
     let done = |effect: &Effect| match effect {
         Effect::Do(task) => Some((task.container, task.action)),
         _ => None,
     };
     let done: Vec<_> = effects.iter().filter_map(done).collect();
     assert_eq!(done, [(id(1), Action::Thaw), (id(3), Action::Discard)]);
+}
+
+#[test]
+fn a_site_that_does_not_know_the_ledger_neither_undoes_what_it_promised_nor_answers_what_was_long_ago() {
+    let mut bench = Bench { site: Site::new(config(), 0), now: START };
+    bench.loaded(1, &[]);
+    bench.sees(Event::Registered { owner: site(1), register: register(7) });
+    assert!(bench.opens(7, 1, foreign(7, 1, &[ME])).is_empty());
+    assert!(bench.later(60_000).on(Input::Tick).is_empty() && !bench.site.is_awake());
+    bench.site.recover(bench.now, members_of(3), BTreeMap::new(), vec![], &[]);
+    assert!(bench.site.is_awake());
+    bench.sees(Event::Registered { owner: site(1), register: register(8) });
+    assert!(bid(&bench.opens(8, 1, foreign(8, 1, &[ME]))).is_some(), "what it has was measured meanwhile");
 }
 
 /// Another's container, as it is before it is offered.
@@ -612,8 +633,7 @@ fn a_bid_from_before_a_restart_whose_offer_is_committed_after_it_is_kept() {
     let mut bench = foreign_bench(&[7]);
     let early = bid(&bench.overhears(7, 1, foreign(7, 2, &[ME]))).expect("it fits");
     let promises = [Promise::Bid { offer: offer_id(7), container: id(7) }];
-    let (config, members) = (config(), (0..3).map(|n| (site(n), Role::Member)).collect());
-    let mut again = Bench { site: Site::new(config, members, 0), now: bench.now };
+    let mut again = Bench { site: Site::new(config(), 0), now: bench.now };
     let known = Known {
         register: register(7),
         owner: site(1),
@@ -623,7 +643,7 @@ fn a_bid_from_before_a_restart_whose_offer_is_committed_after_it_is_kept() {
         asked: None,
         tried: None,
     };
-    let effects = again.site.recover(again.now, [(id(7), known)].into(), vec![], &promises);
+    let effects = again.site.recover(again.now, members_of(3), [(id(7), known)].into(), vec![], &promises);
     assert!(matches!(&effects[..], [Effect::Do(task)] if task.action == Action::Discard), "nobody knows the offer yet");
     again.loaded(2, &[]);
     let settled = Input::Outcome { offer: offer_id(7), action: Action::Discard, outcome: Outcome::Settled };
@@ -650,7 +670,8 @@ fn a_bid_that_was_given_up_and_is_in_the_ledger_after_a_restart_is_promised_agai
     // A journal holds what is closed until it is rewritten.
     for promises in [&closed[..], &[]] {
         let mut bench = Bench::of(3);
-        let effects = bench.site.recover(START, BTreeMap::new(), vec![open(Stage::Bidding, 0)], promises);
+        let effects =
+            bench.site.recover(START, members_of(3), BTreeMap::new(), vec![open(Stage::Bidding, 0)], promises);
         assert_eq!(effects, [Effect::Journal(promise.clone())]);
         bench.loaded(2, &[]);
         assert_eq!(bench.reserved(), 0, "what was kept free for it may be promised to others by now");
@@ -659,7 +680,7 @@ fn a_bid_that_was_given_up_and_is_in_the_ledger_after_a_restart_is_promised_agai
         assert_eq!(bench.reserved(), 2);
 
         let mut won = Bench::of(3);
-        let effects = won.site.recover(START, BTreeMap::new(), vec![open(Stage::Awarded, 1)], promises);
+        let effects = won.site.recover(START, members_of(3), BTreeMap::new(), vec![open(Stage::Awarded, 1)], promises);
         assert_eq!(effects[0], Effect::Journal(promise.clone()));
         assert!(matches!(declined(&effects[1..]), Some(Reason::Failed(_))), "nothing vouches for it yet");
     }

@@ -50,6 +50,9 @@ impl World {
         if self.dice.chance(self.faults.rotate) {
             self.change_key(at);
         }
+        if self.dice.chance(self.faults.rebuild) {
+            self.put(Millis(0), Happening::Rebuild(at));
+        }
     }
 
     /// What an operator of a site may ask for.
@@ -120,7 +123,8 @@ impl World {
     fn may_lose(&self, site: &Option<godwit_protocol::SiteId>) -> bool {
         let Some(at) = site.and_then(|site| self.place(&site)) else { return false };
         let lost = self.hosts.iter().filter(|host| host.is_lost).count();
-        self.hosts[at].is_sound() && lost == 0 && self.bears_loss_of(self.hosts[at].id)
+        let forgetting = self.hosts.iter().any(|host| host.has_forgotten(self.witness.state()));
+        self.hosts[at].is_sound() && lost == 0 && !forgetting && self.bears_loss_of(self.hosts[at].id)
     }
 
     /// How many of these sites lie or are lost.

@@ -36,7 +36,7 @@ impl World {
         self.mark_return(at);
         self.rotate(at)?;
         let state = self.witness.state_at(self.hosts[at].disk.height).clone();
-        let effects = self.hosts[at].start(self.now, &state).map_err(|bad| Violation(format!("site {at}: {bad}")))?;
+        self.hosts[at].start(self.now, &state).map_err(|bad| Violation(format!("site {at}: {bad}")))?;
         if self.hosts[at].life == 1 {
             // Its timers run for as long as the world does.
             let phase = self.dice.below(250);
@@ -44,7 +44,7 @@ impl World {
             self.put(Millis(phase), Happening::Measure(at));
         }
         let mut queue = VecDeque::from([Step::Replica(replica::Input::Start)]);
-        self.obey(at, effects, &mut queue)?;
+        self.wake(at, &mut queue)?;
         self.drain(at, queue)?;
         // Whoever took the life before for alive gets another connection.
         let id = self.hosts[at].id;
@@ -71,6 +71,24 @@ impl World {
         self.die(at)?;
         let away = self.dice.span(100..5_000);
         self.put(away, Happening::Start(at));
+        Ok(())
+    }
+
+    /// A site's ledger is damaged, and its operator has it fetched anew. It does not vote before it knows a block that was
+    /// built later, so no more validators lose theirs than the mesh bears.
+    pub(super) fn rebuild(&mut self, at: usize) -> Result<(), Violation> {
+        let forgetting = self.hosts.iter().any(|host| host.has_forgotten(self.witness.state()));
+        if forgetting || !self.hosts[at].is_sound() || !self.bears_loss_of(self.hosts[at].id) {
+            return Ok(());
+        }
+        if !self.hosts[at].binding().is_empty() {
+            self.mark(Mark::Rebuilt);
+        }
+        let now = self.hosts[at].clock(self.now);
+        if self.hosts[at].is_up() {
+            self.restart(at)?;
+        }
+        self.hosts[at].disk.rebuild(now);
         Ok(())
     }
 
@@ -119,10 +137,17 @@ impl World {
                 Step::Replica(input) => {
                     let effects = process.replica.step(clock, input);
                     self.perform(at, effects, &mut queue)?;
+                    self.wake(at, &mut queue)?;
                 }
             }
         }
         Ok(())
+    }
+
+    /// The brain recovers as soon as it may.
+    fn wake(&mut self, at: usize, queue: &mut VecDeque<Step>) -> Result<(), Violation> {
+        let effects = self.hosts[at].wake(self.now);
+        self.obey(at, effects, queue)
     }
 
     /// Whether the process dies before it performs its next effect: by chance, or because the effect finds the disk full.

@@ -94,3 +94,36 @@ fn only_a_validator_abstains_and_only_for_as_long_as_it_must() {
     assert!(abstains(&mesh, 0, time - 2 * bound) && !abstains(&mesh, 0, time - 2 * bound - 1));
     assert!(abstains(&mesh, 0, u64::MAX));
 }
+
+#[test]
+fn a_site_that_lost_its_ledger_knows_what_it_acted_on_by_a_later_block_or_by_what_enough_others_say() {
+    let mut mesh = Mesh::new();
+    mesh.say(0, Message::Register(register(1)));
+    let (height, tip, bound) = (mesh.state.height(), mesh.state.tip(), mesh.genesis.clock_bound_ms);
+    let lost = |forgot: Option<Time>| {
+        let config = Config { forgot, ..Config::new(key(1)) };
+        Replica::new(config, mesh.state.clone(), &[]).expect("an empty log")
+    };
+    assert!(lost(None).is_current(), "it has lost nothing");
+    let time = mesh.state.time().0;
+    assert!(lost(Some(Time(time - 2 * bound - 1))).is_current(), "the last block was built later");
+    let mut replica = lost(Some(Time(time - 2 * bound)));
+    let mut says = |from: u8, height: Height| {
+        let message = LedgerMessage::Status { height, tip };
+        replica.step(mesh.now, Input::Message { from: site(from), message });
+        replica.is_current()
+    };
+    assert!(!says(0, height) && !says(2, height) && !says(2, height), "a third one may know more");
+    assert!(!says(4, height), "who has no vote vouches for nothing");
+    assert!(!says(3, height.next()), "one is further");
+    let mut replica = lost(Some(Time(time)));
+    let mut hears = |input: Input| {
+        replica.step(mesh.now, input);
+        replica.is_current()
+    };
+    for from in [0, 2, 3] {
+        let message = LedgerMessage::Status { height, tip };
+        assert_eq!(hears(Input::Message { from: site(from), message }), from == 3, "all that there are");
+    }
+    assert!(!hears(Input::Disconnected(site(3))), "what it said before is of no use now");
+}
