@@ -2,6 +2,7 @@
 # Looks for bytes that break a promise of what reads them, and remembers for how long it looked:
 #
 #   tests/fuzz.sh MINUTES [TARGET...]   so long at each target, all of them by default, one after the other
+#   tests/fuzz.sh --as-built MINUTES [TARGET...]   the same, with the programs of the last time
 #   tests/fuzz.sh --totals              for how long each was fuzzed so far
 #
 # Needs `cargo install cargo-fuzz` and a nightly toolchain. Begins with the samples of tests/decoders and what was found
@@ -16,7 +17,7 @@ record=tests/fuzz/runs.jsonl
 limits=(-max_len=16384 -timeout=25 -rss_limit_mb=4096 -print_final_stats=1)
 
 usage() {
-  sed -n '2,11s/^# \{0,1\}//p' "$0"
+  sed -n '2,12s/^# \{0,1\}//p' "$0"
 }
 
 targets() {
@@ -25,12 +26,17 @@ targets() {
 
 totals() {
   for target in $(targets); do
-    seconds=$(grep -s "\"target\":\"$target\"" "$record" | sed -n 's/.*"seconds":\([0-9]*\).*/\1/p' |
+    seconds=$({ grep -s "\"target\":\"$target\"" "$record" || true; } | sed -n 's/.*"seconds":\([0-9]*\).*/\1/p' |
       awk '{ sum += $1 } END { print sum + 0 }')
     printf '%-16s %6d s\n' "$target" "$seconds"
   done
 }
 
+build=true
+if [[ ${1:-} == --as-built ]]; then
+  build=false
+  shift
+fi
 case ${1:-} in
   -h | --help)
     usage
@@ -57,16 +63,28 @@ for target in "${chosen[@]}"; do
     exit 2
   fi
 done
-if ! cargo +nightly fuzz --version >/dev/null 2>&1; then
-  echo "fuzz.sh: cargo-fuzz or a nightly toolchain is missing: rustup toolchain install nightly; cargo install cargo-fuzz" >&2
+work=$PWD/target/fuzz
+mkdir -p "$work/seeds" "$work/bin"
+if [[ $build == true ]]; then
+  if ! cargo +nightly fuzz --version >/dev/null 2>&1; then
+    echo "fuzz.sh: cargo-fuzz or a nightly toolchain is missing: rustup toolchain install nightly; cargo install cargo-fuzz" >&2
+    exit 2
+  fi
+  GODWIT_WRITE_SEEDS=$work/seeds cargo nextest run --workspace --status-level none --final-status-level fail \
+    -E 'package(godwit-decoders) & test(what_fuzzing_found)' >/dev/null
+  cargo +nightly fuzz build --fuzz-dir tests/fuzz --target-dir "$work/build"
+  host=$(rustc -vV | sed -n 's/^host: //p')
+  for target in $(targets); do
+    # Copies: what is fuzzed for hours is not exchanged by the next build.
+    cp "$work/build/$host/release/$target" "$work/bin/$target.new"
+    mv "$work/bin/$target.new" "$work/bin/$target"
+  done
+  git rev-parse --short HEAD >"$work/bin/commit"
+fi
+if [[ ! -s $work/bin/commit ]]; then
+  echo "fuzz.sh: nothing is built yet: run it once without --as-built" >&2
   exit 2
 fi
-
-work=$PWD/target/fuzz
-mkdir -p "$work/seeds"
-GODWIT_WRITE_SEEDS=$work/seeds cargo nextest run --workspace --status-level none --final-status-level fail \
-  -E 'package(godwit-decoders) & test(what_fuzzing_found)' >/dev/null
-cargo +nightly fuzz build --fuzz-dir tests/fuzz --target-dir "$work/build"
 
 status=0
 for target in "${chosen[@]}"; do
@@ -80,11 +98,12 @@ for target in "${chosen[@]}"; do
   log=$work/$target.log
   clean=true
   echo "== $target, $minutes min"
-  cargo +nightly fuzz run --fuzz-dir tests/fuzz --target-dir "$work/build" "$target" "${folders[@]}" -- \
-    "${limits[@]}" -max_total_time=$((minutes * 60)) -artifact_prefix="$artifacts/" >"$log" 2>&1 || clean=false
+  # As cargo-fuzz runs it.
+  ASAN_OPTIONS=detect_odr_violation=0 "$work/bin/$target" "${folders[@]}" "${limits[@]}" \
+    -max_total_time=$((minutes * 60)) -artifact_prefix="$artifacts/" >"$log" 2>&1 || clean=false
   runs=$(sed -n 's/^stat::number_of_executed_units: *//p' "$log" | tail -n 1)
   printf '{"target":"%s","seconds":%d,"runs":%d,"clean":%s,"commit":"%s"}\n' \
-    "$target" $((SECONDS - began)) "${runs:-0}" "$clean" "$(git rev-parse --short HEAD)" | tee -a "$record"
+    "$target" $((SECONDS - began)) "${runs:-0}" "$clean" "$(cat "$work/bin/commit")" | tee -a "$record"
   if [[ $clean == false ]]; then
     status=1
     grep -E 'panicked|SUMMARY|ERROR|Test unit written' "$log" | head -n 8 || tail -n 20 "$log"
