@@ -34,7 +34,7 @@ pub type SignedRecord = Signed<Record>;
 /// A record whose signature holds.
 pub type VerifiedRecord = Verified<Record>;
 
-/// A record with what [`measure`] gave for it: to encode and hash it again is a tenth of verifying it.
+/// A record with what [`measure`] gave for it, so that nobody encodes and hashes it again.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Measured<'a> {
     pub record: &'a VerifiedRecord,
