@@ -34,6 +34,20 @@ pub type SignedRecord = Signed<Record>;
 /// A record whose signature holds.
 pub type VerifiedRecord = Verified<Record>;
 
+/// A record with what [`measure`] gave for it, so that nobody encodes and hashes it again.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Measured<'a> {
+    pub record: &'a VerifiedRecord,
+    pub id: RecordId,
+    pub size: usize,
+}
+
+impl<'a> Measured<'a> {
+    pub fn of(mesh: &MeshId, record: &'a VerifiedRecord) -> Result<Self, Malformed> {
+        measure(mesh, record).map(|(id, size)| Self { record, id, size })
+    }
+}
+
 /// The record's id and its size in bytes, from encoding it once.
 ///
 /// # Errors

@@ -14,7 +14,7 @@ use godwit_protocol::{Event, Forged, Hash, Malformed, MeshId, Message, RecordId,
 use crate::apply::Work;
 use crate::block::{Block, Header, Height, MAX_BLOCK, MAX_RECORDS, RULES};
 use crate::proof::records_root;
-use crate::record::{MAX_RECORD, SignedRecord, VerifiedRecord, measure};
+use crate::record::{MAX_RECORD, Measured, SignedRecord, VerifiedRecord};
 use crate::refusal::Refusal;
 use crate::state::State;
 
@@ -31,6 +31,8 @@ pub struct Applied {
     pub state: State,
     /// What changed, in order.
     pub events: Vec<Event>,
+    /// The ids of the block's records.
+    pub records: Vec<RecordId>,
 }
 
 /// Why a block is not the next one.
@@ -99,26 +101,37 @@ pub fn build(
     time: Time,
     candidates: impl IntoIterator<Item = VerifiedRecord>,
 ) -> (Block, Applied, Vec<(RecordId, Refusal)>) {
+    let (mesh, candidates) = (state.mesh(), candidates.into_iter().collect::<Vec<_>>());
+    // A record without canonical form has no id to report it by, and no signature could have been verified over it.
+    let measured = candidates.iter().filter_map(|record| Measured::of(&mesh, record).ok());
+    build_of(state, proposer, time, measured)
+}
+
+/// As [`build`], of candidates that were measured before.
+pub(crate) fn build_of<'a>(
+    state: &State,
+    proposer: SiteId,
+    time: Time,
+    candidates: impl Iterator<Item = Measured<'a>>,
+) -> (Block, Applied, Vec<(RecordId, Refusal)>) {
     let mesh = state.mesh();
     let time = time.max(Time(state.time().0.saturating_add(1)));
     let mut work = Work::begin(state, time);
-    let (offers, others): (Vec<_>, Vec<_>) = candidates.into_iter().partition(|record| is_offer(record));
+    let (offers, others): (Vec<_>, Vec<_>) = candidates.partition(|candidate| is_offer(candidate.record));
     let (mut records, mut ids, mut left_out) = (Vec::new(), Vec::new(), Vec::new());
     let mut room = MAX_BLOCK - HEADER_ROOM;
-    for record in offers.into_iter().chain(others) {
-        // A record without canonical form has no id to report it by, and no signature could have been verified over it.
-        let Ok((id, size)) = measure(&mesh, &record) else { continue };
+    for Measured { record, id, size } in offers.into_iter().chain(others) {
         let taken = if size > MAX_RECORD {
             Err(Refusal::TooLarge { size })
         } else if size > room || records.len() == MAX_RECORDS {
             Err(Refusal::BlockFull)
         } else {
-            work.record(&record, &id)
+            work.record(record, &id)
         };
         match taken {
             Ok(()) => {
                 room -= size;
-                records.push(record.into_signed());
+                records.push(record.clone().into_signed());
                 ids.push(id);
             }
             Err(refusal) => left_out.push((id, refusal)),
@@ -138,7 +151,7 @@ pub fn build(
     };
     after.advance(&header);
     let records = List::new(records).expect("no more than a block holds were taken");
-    (Block { header, records }, Applied { state: after, events }, left_out)
+    (Block { header, records }, Applied { state: after, events, records: ids }, left_out)
 }
 
 /// Verifies the signatures of a block's records, on all cores.
@@ -186,20 +199,33 @@ pub(crate) fn verify_some(
 /// [`BadBlock`] names the first rule it breaks.
 pub fn validate(state: &State, block: &Block, verified: &[VerifiedRecord]) -> Result<Applied, BadBlock> {
     check_header(state, &block.header)?;
-    let ids = check_records(state, block, verified)?;
+    let measured = verified.iter().enumerate().map(|(index, record)| {
+        Measured::of(&state.mesh(), record).map_err(|source| BadBlock::Malformed { index, source })
+    });
+    validate_records(state, block, &measured.collect::<Result<Vec<_>, _>>()?)
+}
+
+/// As [`validate`], with records that were measured before.
+pub(crate) fn validate_of(state: &State, block: &Block, verified: &[Measured<'_>]) -> Result<Applied, BadBlock> {
+    check_header(state, &block.header)?;
+    validate_records(state, block, verified)
+}
+
+fn validate_records(state: &State, block: &Block, verified: &[Measured<'_>]) -> Result<Applied, BadBlock> {
+    let ids = check_records(block, verified)?;
     if ids.is_empty() && state.due().is_none_or(|due| block.header.time < due) {
         return Err(BadBlock::Empty);
     }
     let mut work = Work::begin(state, block.header.time);
-    for (index, (record, id)) in verified.iter().zip(ids).enumerate() {
-        work.record(record, &id).map_err(|source| BadBlock::Refused { index, id, source })?;
+    for (index, Measured { record, id, .. }) in verified.iter().enumerate() {
+        work.record(record, id).map_err(|source| BadBlock::Refused { index, id: *id, source })?;
     }
     let (mut after, events) = work.finish();
     if block.header.state != after.root() {
         return Err(BadBlock::State { want: block.header.state, got: after.root() });
     }
     after.advance(&block.header);
-    Ok(Applied { state: after, events })
+    Ok(Applied { state: after, events, records: ids })
 }
 
 fn is_offer(record: &SignedRecord) -> bool {
@@ -232,25 +258,20 @@ fn check_header(state: &State, header: &Header) -> Result<(), BadBlock> {
 }
 
 /// The records' ids, if the records are those verified, in order, unique, within limits and under the header's root.
-fn check_records(state: &State, block: &Block, verified: &[VerifiedRecord]) -> Result<Vec<RecordId>, BadBlock> {
+fn check_records(block: &Block, verified: &[Measured<'_>]) -> Result<Vec<RecordId>, BadBlock> {
     let records = &block.records;
-    let differs = |index: &usize| verified.get(*index).is_none_or(|verified| **verified != records[*index]);
+    let differs = |index: &usize| verified.get(*index).is_none_or(|verified| **verified.record != records[*index]);
     if let Some(index) = (0..records.len()).find(differs) {
         return Err(BadBlock::Unverified(index));
     }
     if verified.len() > records.len() {
         return Err(BadBlock::Unverified(records.len()));
     }
-    let measured = records
-        .iter()
-        .enumerate()
-        .map(|(index, record)| measure(&state.mesh(), record).map_err(|source| BadBlock::Malformed { index, source }));
-    let measured: Vec<(RecordId, usize)> = measured.collect::<Result<_, _>>()?;
-    if let Some(index) = measured.iter().position(|(_, size)| *size > MAX_RECORD) {
-        let (id, size) = measured[index];
+    if let Some(index) = verified.iter().position(|record| record.size > MAX_RECORD) {
+        let Measured { id, size, .. } = verified[index];
         return Err(BadBlock::Refused { index, id, source: Refusal::TooLarge { size } });
     }
-    let size = size_of(&block.header, measured.iter().map(|(_, size)| *size));
+    let size = size_of(&block.header, verified.iter().map(|record| record.size));
     if size > MAX_BLOCK {
         return Err(BadBlock::TooLarge(size));
     }
@@ -258,7 +279,7 @@ fn check_records(state: &State, block: &Block, verified: &[VerifiedRecord]) -> R
     if let Some(index) = records[first_other..].iter().position(is_offer) {
         return Err(BadBlock::Order(first_other + index));
     }
-    let ids: Vec<RecordId> = measured.into_iter().map(|(id, _)| id).collect();
+    let ids: Vec<RecordId> = verified.iter().map(|record| record.id).collect();
     let mut seen = BTreeSet::new();
     if let Some(id) = ids.iter().find(|id| !seen.insert(**id)) {
         return Err(BadBlock::Twice(*id));

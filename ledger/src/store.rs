@@ -1,7 +1,7 @@
 //! Committed blocks, what they lead to, and where each record lies.
 //!
-//! A block and all that follows from it are one atomic, synced write. The whole state is written every
-//! [`SNAPSHOT_EVERY`] blocks; opening replays the blocks since, and compares the result with what the last commit led to.
+//! A block and all that follows from it are one atomic, synced write. The whole state is written now and then ([`Pace`]);
+//! opening replays the blocks since, and compares the result with what the last commit led to.
 //!
 //! A store may begin above height 1: after a state that was fetched ([`Disk::adopt`]), or when old blocks are deleted
 //! ([`Disk::prune`]). What showed that the validators changed is kept for ever: it is what others verify snapshots by.
@@ -32,15 +32,17 @@ use crate::block::{Committed, Height};
 use crate::bundle::Bundle;
 use crate::genesis::Genesis;
 use crate::lineage::{self, Lineage};
-use crate::record::record_id;
 use crate::replica::{Commit, LedgerMessage, MAX_BLOCKS};
 use crate::rules::{self, BadBlock};
 use crate::state::{BadSnapshot, State};
 use tables::Tables;
 
-/// Blocks between two snapshots of the state, while it decides: replaying so many takes less than a second. While it
-/// catches up there are [`OFFERED_EVERY`].
+/// Blocks between two snapshots of a small state, while it decides. While it catches up there are [`OFFERED_EVERY`].
 pub const SNAPSHOT_EVERY: u64 = 64;
+
+/// A large state is written once the blocks since the last time are half as large as it was: so writing it costs twice what
+/// writing the blocks does, however large it is, and replaying them no more than what led to half of it.
+const SNAPSHOT_SHARE: usize = 2;
 
 /// The encoded blocks of one answer: leaves room for the message around them within the codec's limit.
 const MAX_SERVED: usize = crate::block::MAX_BLOCK;
@@ -258,12 +260,31 @@ struct Tip {
     root: Hash,
 }
 
+/// When the whole state is written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Pace {
+    /// Bytes of the last snapshot.
+    snapshot: usize,
+    /// Bytes of the blocks since.
+    since: usize,
+}
+
+impl Pace {
+    /// Whether the state after a block of this height is written. Every [`OFFERED_EVERY`]th is, whatever its size: pruning
+    /// counts on it.
+    const fn is_due(self, height: Height, decides: bool) -> bool {
+        let large = decides && self.since.saturating_mul(SNAPSHOT_SHARE) >= self.snapshot;
+        height.0.is_multiple_of(OFFERED_EVERY) || (large && height.0.is_multiple_of(SNAPSHOT_EVERY))
+    }
+}
+
 /// A store in RocksDB.
 pub struct Disk {
     db: DB,
     path: PathBuf,
     tip: Tip,
     base: Height,
+    pace: Pace,
 }
 
 impl std::fmt::Debug for Disk {
@@ -281,7 +302,7 @@ impl Disk {
         let db = open(path)?;
         let founding = State::genesis(genesis);
         let tip = tip_of(&founding);
-        let mut store = Self { db, path: path.to_owned(), tip, base: Height(1) };
+        let mut store = Self { db, path: path.to_owned(), tip, base: Height(1), pace: Pace::default() };
         match store.read::<MeshId>(META, MESH, "its mesh")? {
             None => {
                 store.found(founding.mesh())?;
@@ -295,7 +316,8 @@ impl Disk {
         let Some(tip) = store.read::<Tip>(META, TIP, "its last height")? else { return Ok((store, founding)) };
         store.tip = tip;
         store.base = store.read(META, BASE, "its first height")?.unwrap_or(Height(1));
-        let state = store.restore(genesis, founding)?;
+        let (state, pace) = store.restore(genesis, founding)?;
+        store.pace = pace;
         Ok((store, state))
     }
 
@@ -346,8 +368,9 @@ impl Disk {
     }
 
     /// The state after the last block: from the last snapshot and the blocks since.
-    fn restore(&self, genesis: &Genesis, founding: State) -> Result<State, StoreError> {
+    fn restore(&self, genesis: &Genesis, founding: State) -> Result<(State, Pace), StoreError> {
         let snapshot = self.db.get_cf(self.column(META), SNAPSHOT).map_err(|source| self.failed("read", source))?;
+        let mut pace = Pace { snapshot: snapshot.as_ref().map_or(0, Vec::len), since: 0 };
         let mut state = match snapshot {
             Some(bytes) => State::decode(genesis, &bytes)
                 .map_err(|bad| self.damaged("the snapshot of its state", Some(bad.into())))?,
@@ -363,9 +386,10 @@ impl Disk {
                 rules::validate(state, &committed.block, &verified)
             };
             state = judge(&state).map_err(|bad| self.damaged(&what(), Some(bad.into())))?.state;
+            pace.since += canonical(&committed).len();
         }
         if tip_of(&state) == self.tip {
-            Ok(state)
+            Ok((state, pace))
         } else {
             Err(self.damaged("its blocks do not lead to the state it recorded", None))
         }
@@ -406,9 +430,9 @@ impl Disk {
     /// [`StoreError`]; the store is then as before.
     pub fn follow(&mut self, commit: &Commit) -> Result<(), StoreError> {
         // Encoding a large state for every few blocks would take longer than all the rest.
-        let batch = self.batch(commit, OFFERED_EVERY)?;
+        let (batch, pace) = self.batch(commit, false)?;
         self.write_lazily("commit a block to", batch)?;
-        self.tip = tip_of(&commit.state);
+        (self.tip, self.pace) = (tip_of(&commit.state), pace);
         Ok(())
     }
 
@@ -420,28 +444,32 @@ impl Disk {
         self.db.flush_wal(true).map_err(|source| self.failed("sync", source))
     }
 
-    /// A block and all that follows from it, with the state after every so many blocks.
-    fn batch(&self, commit: &Commit, snapshot_every: u64) -> Result<WriteBatch, StoreError> {
-        let Commit { committed, state, events } = commit;
+    /// A block and all that follows from it, with the state when it is due, and what that makes of the pace.
+    fn batch(&self, commit: &Commit, decides: bool) -> Result<(WriteBatch, Pace), StoreError> {
+        let Commit { committed, state, events, records } = commit;
         let height = committed.block.header.height;
         if height != self.tip.height.next() {
             return Err(StoreError::Order { last: self.tip.height, got: height });
         }
         let mut batch = WriteBatch::default();
-        batch.put_cf(self.column(BLOCKS), height.0.to_be_bytes(), canonical(committed));
+        let block = canonical(committed);
+        let mut pace = Pace { since: self.pace.since.saturating_add(block.len()), ..self.pace };
+        batch.put_cf(self.column(BLOCKS), height.0.to_be_bytes(), block);
         batch.put_cf(self.column(EVENTS), height.0.to_be_bytes(), canonical(events));
-        for (id, place) in places(state.mesh(), committed) {
+        for (id, place) in placed(height, records) {
             batch.put_cf(self.column(RECORDS), id.0, canonical(&place));
         }
         if let Some(link) = lineage::link(committed, state.validators_hash()) {
             batch.put_cf(self.column(LINKS), height.0.to_be_bytes(), canonical(&link));
         }
-        if height.0 % snapshot_every == 0 {
-            batch.put_cf(self.column(META), SNAPSHOT, state.encode());
+        if pace.is_due(height, decides) {
+            let snapshot = state.encode();
+            pace = Pace { snapshot: snapshot.len(), since: 0 };
+            batch.put_cf(self.column(META), SNAPSHOT, snapshot);
         }
         self.put_offered(&mut batch, committed, state);
         batch.put_cf(self.column(META), TIP, canonical(&tip_of(state)));
-        Ok(batch)
+        Ok((batch, pace))
     }
 
     fn failed(&self, what: &'static str, source: rocksdb::Error) -> StoreError {
@@ -463,9 +491,9 @@ impl Store for Disk {
     }
 
     fn commit(&mut self, commit: &Commit) -> Result<(), StoreError> {
-        let batch = self.batch(commit, SNAPSHOT_EVERY)?;
+        let (batch, pace) = self.batch(commit, true)?;
         self.write("commit a block to", batch)?;
-        self.tip = tip_of(&commit.state);
+        (self.tip, self.pace) = (tip_of(&commit.state), pace);
         Ok(())
     }
 
@@ -554,7 +582,7 @@ impl Store for Memory {
         if got != self.height().next() {
             return Err(StoreError::Order { last: self.height(), got });
         }
-        self.places.extend(places(commit.state.mesh(), &commit.committed));
+        self.places.extend(placed(got, &commit.records));
         self.links.extend(lineage::link(&commit.committed, commit.state.validators_hash()));
         self.chain.push(commit.committed.clone());
         Ok(())
@@ -579,10 +607,9 @@ fn tip_of(state: &State) -> Tip {
     Tip { height: state.height(), block: state.tip(), root: state.root() }
 }
 
-fn places(mesh: MeshId, committed: &Committed) -> impl Iterator<Item = (RecordId, Place)> + '_ {
-    let height = committed.block.header.height;
-    let placed = (0_u32..).zip(committed.block.records.iter());
-    placed.filter_map(move |(index, record)| Some((record_id(&mesh, record).ok()?, Place { height, index })))
+/// Where the records of a block lie.
+fn placed(height: Height, records: &[RecordId]) -> impl Iterator<Item = (RecordId, Place)> + '_ {
+    (0_u32..).zip(records).map(move |(index, id)| (*id, Place { height, index }))
 }
 
 fn canonical<T: Serialize>(value: &T) -> Vec<u8> {

@@ -1,19 +1,19 @@
 //! Deciding the next height: from reason to begin, over votes and proposals, to the commit.
 
 use godwit_protocol::planted::{self, Bug};
-use godwit_protocol::{Millis, RecordId, SiteId, Time};
+use godwit_protocol::{Millis, SiteId, Time};
 use malachitebft_core_consensus::{Error, Input as Feed, LocallyProposedValue, ProposedValue, process};
 use malachitebft_core_types::{
     Round, RoundCertificate, ThresholdParams, Timeout, TimeoutKind, Validity, ValueOrigin, VoteExtensionPolicy,
 };
 
-use super::context::{Committee, Ctx, Level, Value, Voter};
+use super::context::{Ctx, Level, Value, Voter};
 use super::entry::Entry;
 use super::host::{Held, certificate};
 use super::message::{Proposed, number_of, proposal_in, proposal_out, round_of, vote_in, vote_out};
 use super::{Commit, Effect, LedgerMessage, Offence, Replica, proposer};
 use crate::block::{Block, Committed, Height, VoteKind};
-use crate::record::{VerifiedRecord, record_id};
+use crate::record::Measured;
 use crate::rules::{self, Applied, BadBlock};
 use crate::state::State;
 
@@ -59,7 +59,7 @@ impl Replica {
         match entry {
             Entry::Value(judged) => {
                 if let Some(block) = &judged.block {
-                    self.hold(judged.hash, judged.round, block);
+                    self.hold(judged.hash, judged.round, (**block).clone());
                 }
                 if let Some(held) = self.host.held.get_mut(&judged.hash) {
                     held.told = Some(judged.valid);
@@ -134,8 +134,8 @@ impl Replica {
         if !self.running || self.core.round() != Round::new(round) || !(self.mempool.has_ready() || due) {
             return false;
         }
-        let candidates = self.mempool.candidates().cloned();
-        let (block, applied, left_out) = rules::build(&self.state, self.host.me, self.host.now, candidates);
+        let candidates = self.mempool.candidates();
+        let (block, applied, left_out) = rules::build_of(&self.state, self.host.me, self.host.now, candidates);
         let refused = self.mempool.left_out(left_out);
         self.refuse(refused);
         if block.records.is_empty() && !due {
@@ -172,44 +172,39 @@ impl Replica {
 
     /// Makes a block the last one, whether it was decided here or came with its certificate.
     pub(super) fn advance(&mut self, committed: Committed, applied: Applied) {
-        let commit = Commit { committed, state: applied.state, events: applied.events };
-        let decided_by = self.enter(Effect::Commit(Box::new(commit.clone())), &commit);
-        self.announce(commit.committed, &decided_by);
+        let commit = Commit::new(committed, applied);
+        let news = self.announcement(&commit);
+        self.enter(Effect::Commit, commit);
+        news.into_iter().for_each(|word| self.host.outbox.say(word));
         self.resume_words();
     }
 
     /// As [`Replica::advance`], for one of many blocks that the others have long had.
     pub(super) fn pass(&mut self, committed: Committed, applied: Applied) {
-        let commit = Commit { committed, state: applied.state, events: applied.events };
-        self.enter(Effect::Follow(Box::new(commit.clone())), &commit);
+        self.enter(Effect::Follow, Commit::new(committed, applied));
     }
 
-    /// The state after a block takes the place of the one before; gives those who decided the block.
-    fn enter(&mut self, effect: Effect, commit: &Commit) -> Committee {
-        let mesh = self.state.mesh();
-        let records: Vec<RecordId> =
-            commit.committed.block.records.iter().filter_map(|record| record_id(&mesh, record).ok()).collect();
-        let decided_by = self.take_over(effect, commit.state.clone());
+    /// The state after a block takes the place of the one before.
+    fn enter(&mut self, effect: fn(Box<Commit>) -> Effect, commit: Commit) {
+        let (state, records) = (commit.state.clone(), commit.records.clone());
+        self.take_over(effect(Box::new(commit)), state);
         for id in &records {
             self.mempool.remove(id);
         }
         self.revalidate();
-        decided_by
     }
 
-    /// Goes on from another state, once the effect that stores it has been performed; gives those who decided its block.
-    pub(super) fn take_over(&mut self, effect: Effect, state: State) -> Committee {
+    /// Goes on from another state, once the effect that stores it has been performed.
+    pub(super) fn take_over(&mut self, effect: Effect, state: State) {
         self.remember_words(self.state.height().next());
         let membership = self.state.membership_epoch();
         self.state = state;
         if self.state.membership_epoch() != membership {
             self.host.accused.clear();
         }
-        let next = proposer::committee(&self.state);
-        let decided_by = std::mem::replace(&mut self.committee, next);
+        self.committee = proposer::committee(&self.state);
         self.host.outbox.commit(effect);
         self.stop_height();
-        decided_by
     }
 
     pub(super) fn revalidate(&mut self) {
@@ -382,7 +377,7 @@ impl Replica {
         let Proposed { proposal, block } = proposed;
         let (hash, round) = (proposal.body.block, proposal.body.round);
         let (time, builder) = (block.header.time, block.header.proposer);
-        if let Some(bad) = self.hold(hash, round, &block) {
+        if let Some(bad) = self.hold(hash, round, block) {
             self.misbehaved(proposal.author, Offence::BadBlock(bad));
         }
         let valid_block = self.host.held.get(&hash).is_some_and(|held| held.applied.is_some());
@@ -425,7 +420,7 @@ impl Replica {
     }
 
     /// Keeps a proposed block and what it leads to; gives the rule it breaks the first time it is seen.
-    fn hold(&mut self, hash: godwit_protocol::Hash, round: u32, block: &Block) -> Option<BadBlock> {
+    fn hold(&mut self, hash: godwit_protocol::Hash, round: u32, block: Block) -> Option<BadBlock> {
         if let Some(held) = self.host.held.get_mut(&hash) {
             held.round = held.round.max(round);
             return None;
@@ -433,31 +428,26 @@ impl Replica {
         if self.host.held.len() >= MAX_HELD {
             self.drop_a_block();
         }
-        let (applied, bad) = match self.apply(block) {
+        let (applied, bad) = match self.apply(&block) {
             Ok(applied) => (Some(applied), None),
             Err(bad) => (None, Some(bad)),
         };
-        self.host.held.insert(hash, Held { block: block.clone(), applied, told: None, round });
+        self.host.held.insert(hash, Held { block, applied, told: None, round });
         bad
     }
 
     /// Where a block leads from the present state.
     pub(super) fn apply(&self, block: &Block) -> Result<Applied, BadBlock> {
-        let verified = match self.verified_before(block) {
-            Some(verified) => verified,
-            None => rules::verify_records(&self.state.mesh(), block)?,
-        };
-        rules::validate(&self.state, block, &verified)
+        match self.verified_before(block) {
+            Some(verified) => rules::validate_of(&self.state, block, &verified),
+            None => rules::validate(&self.state, block, &rules::verify_records(&self.state.mesh(), block)?),
+        }
     }
 
     /// The block's records as they were verified on arrival, if all of them wait here.
-    fn verified_before(&self, block: &Block) -> Option<Vec<VerifiedRecord>> {
+    fn verified_before(&self, block: &Block) -> Option<Vec<Measured<'_>>> {
         let mesh = self.state.mesh();
-        let known = |record: &crate::record::SignedRecord| {
-            let id = record_id(&mesh, record).ok()?;
-            self.mempool.verified(&id).filter(|verified| ***verified == *record).cloned()
-        };
-        block.records.iter().map(known).collect()
+        block.records.iter().map(|record| self.mempool.verified(&mesh, record)).collect()
     }
 
     /// Makes room: drops the block of the earliest round that the core neither locked nor may re-propose.

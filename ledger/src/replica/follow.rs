@@ -3,10 +3,9 @@
 use godwit_protocol::SiteId;
 use godwit_protocol::bounded::List;
 
-use super::context::Committee;
 use super::message::MAX_BLOCKS;
-use super::{Effect, LedgerMessage, Replica};
-use crate::block::{Committed, Height};
+use super::{Commit, Effect, LedgerMessage, Replica};
+use crate::block::Height;
 use crate::sync::serve::Wanted;
 
 impl Replica {
@@ -73,25 +72,29 @@ impl Replica {
         }
     }
 
-    /// Tells followers of a new block. One validator sends each of them the block, another one each time; as many others as
-    /// may be faulty say how far they are, so that a follower can fetch what one did not send, and a thousand followers are
-    /// not told everything by everybody.
-    pub(super) fn announce(&mut self, committed: Committed, decided_by: &Committee) {
-        let Some(seat) = decided_by.seat(&self.host.me) else { return };
+    /// What followers are told of a new block, before it is committed here. One validator sends each of them the block, another
+    /// one each time; as many others as may be faulty say how far they are, so that a follower can fetch what one did not send,
+    /// and a thousand followers are not told everything by everybody.
+    pub(super) fn announcement(&self, commit: &Commit) -> Vec<Effect> {
+        let Commit { committed, state, .. } = commit;
+        let decided_by = &self.committee;
+        let Some(seat) = decided_by.seat(&self.host.me) else { return Vec::new() };
         let (n, height) = (decided_by.len(), committed.block.header.height);
         let place = |follower: &SiteId| place(follower, height, seat, n);
         // Who has become a validator by this very block did not take part in deciding it.
         let followers = self.connected.iter().filter(|site| !decided_by.contains(site)).copied();
         let (served, others): (Vec<_>, Vec<_>) = followers.partition(|site| place(site) == 0);
         let told: Vec<_> = others.into_iter().filter(|site| place(site) <= tolerated(n)).collect();
+        let mut news = Vec::new();
         if !served.is_empty() {
-            let message = LedgerMessage::Blocks(List::first([committed]));
-            self.host.outbox.say(Effect::Announce { to: served, message });
+            let message = LedgerMessage::Blocks(List::first([committed.clone()]));
+            news.push(Effect::Announce { to: served, message });
         }
         if !told.is_empty() {
-            let message = self.status();
-            self.host.outbox.say(Effect::Announce { to: told, message });
+            let message = LedgerMessage::Status { height: state.height(), tip: state.tip() };
+            news.push(Effect::Announce { to: told, message });
         }
+        news
     }
 }
 

@@ -6,9 +6,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use godwit_protocol::{RecordId, SiteId, Time};
+use godwit_protocol::{MeshId, RecordId, SiteId, Time};
 
-use crate::record::VerifiedRecord;
+use crate::record::{Measured, SignedRecord, VerifiedRecord, record_id};
 use crate::refusal::Refusal;
 use crate::state::State;
 
@@ -57,10 +57,18 @@ struct Waiting {
     ready: bool,
 }
 
+impl Waiting {
+    fn measured(&self) -> Measured<'_> {
+        Measured { record: &self.record, id: self.id, size: self.size }
+    }
+}
+
 /// What one author has here.
 #[derive(Debug, Default)]
 struct Share {
     arrivals: BTreeSet<u64>,
+    /// By sequence the last that came with it: finds a record that waits here without its id, which is dear to compute.
+    numbers: BTreeMap<u64, u64>,
     bytes: usize,
 }
 
@@ -114,6 +122,7 @@ impl Mempool {
         let arrival = self.arrivals;
         let share = self.by_author.entry(author).or_default();
         share.arrivals.insert(arrival);
+        share.numbers.insert(record.body.sequence, arrival);
         share.bytes += size;
         self.bytes += size;
         self.ready += usize::from(ready);
@@ -172,6 +181,10 @@ impl Mempool {
         self.ready -= usize::from(gone.ready);
         if let Some(share) = self.by_author.get_mut(&author) {
             share.arrivals.remove(&arrival);
+            let sequence = gone.record.body.sequence;
+            if share.numbers.get(&sequence) == Some(&arrival) {
+                share.numbers.remove(&sequence);
+            }
             share.bytes -= gone.size;
             if share.arrivals.is_empty() {
                 self.by_author.remove(&author);
@@ -182,8 +195,8 @@ impl Mempool {
 
     /// All records in the order in which they are due, for a block: also those that are not ready, since what they wait for
     /// may be in the block. The authors take turns, each with its records as they came; in each turn who came first is first.
-    pub fn candidates(&self) -> impl Iterator<Item = &VerifiedRecord> {
-        self.in_turns().into_iter().filter_map(|arrival| self.waiting.get(&arrival)).map(|waiting| &waiting.record)
+    pub fn candidates(&self) -> impl Iterator<Item = Measured<'_>> {
+        self.in_turns().into_iter().filter_map(|arrival| self.waiting.get(&arrival)).map(Waiting::measured)
     }
 
     fn in_turns(&self) -> Vec<u64> {
@@ -193,9 +206,25 @@ impl Mempool {
         turns.into_iter().map(|(_, arrival)| arrival).collect()
     }
 
-    /// The verified form of a record, if this very one, signature included, waits here: spares verifying it again.
-    pub fn verified(&self, id: &RecordId) -> Option<&VerifiedRecord> {
-        self.by_id.get(id).and_then(|arrival| self.waiting.get(arrival)).map(|waiting| &waiting.record)
+    /// The verified form of a record, if this very one, signature included, waits here: spares verifying and measuring it
+    /// again.
+    pub fn verified(&self, mesh: &MeshId, record: &SignedRecord) -> Option<Measured<'_>> {
+        let this = |waiting: &&Waiting| *waiting.record == *record;
+        let numbered = self.of_number(record).filter(this);
+        // Its author gave its number to another record, too.
+        let by_id = || self.by_id.get(&record_id(mesh, record).ok()?).and_then(|arrival| self.waiting.get(arrival));
+        numbered.or_else(|| by_id().filter(this)).map(Waiting::measured)
+    }
+
+    /// Whether a record waits here, under whatever signature. May overlook one whose author gave its number to another, too.
+    pub fn knows(&self, record: &SignedRecord) -> bool {
+        self.of_number(record).is_some_and(|waiting| waiting.record.body == record.body)
+    }
+
+    /// The last record that came under this one's author and number.
+    fn of_number(&self, record: &SignedRecord) -> Option<&Waiting> {
+        let share = self.by_author.get(&record.author)?;
+        share.numbers.get(&record.body.sequence).and_then(|arrival| self.waiting.get(arrival))
     }
 
     /// The first of the own records.

@@ -48,7 +48,7 @@ use malachitebft_core_types::{Timeout, ValuePayload};
 use crate::block::{BadCertificate, Committed, Height};
 use crate::record::{SignedRecord, VerifiedRecord};
 use crate::refusal::Refusal;
-use crate::rules::BadBlock;
+use crate::rules::{Applied, BadBlock};
 use crate::state::State;
 use crate::sync::CatchUp;
 use crate::sync::serve::{Serving, Wanted};
@@ -227,6 +227,17 @@ pub struct Commit {
     pub state: State,
     /// What it changed.
     pub events: Vec<Event>,
+    /// The ids of its records, in their order.
+    pub records: Vec<RecordId>,
+}
+
+impl Commit {
+    /// A decided block and what applying it led to.
+    #[must_use]
+    pub fn new(committed: Committed, applied: Applied) -> Self {
+        let Applied { state, events, records } = applied;
+        Self { committed, state, events, records }
+    }
 }
 
 /// Names a timer.

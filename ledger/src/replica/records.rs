@@ -1,6 +1,7 @@
 //! Records on their way into a block.
 
 use godwit_protocol::bounded::List;
+use godwit_protocol::signed::Keys;
 use godwit_protocol::{Millis, RecordId, SiteId, Time};
 
 use super::mempool::Full;
@@ -41,12 +42,12 @@ impl Replica {
         if !self.votes() {
             return;
         }
-        let mesh = self.state.mesh();
+        let (mesh, mut keys) = (self.state.mesh(), Keys::default());
         for record in records {
             if self.knows(&record) {
                 continue;
             }
-            match record.verify(&mesh) {
+            match record.verify_with(&mesh, &mut keys) {
                 Ok(record) => {
                     self.take(record, false);
                 }
@@ -55,10 +56,11 @@ impl Replica {
         }
     }
 
-    /// Whether a record waits here already: what is known need not be verified again.
+    /// Whether a record waits here already: what is known need not be verified again. May overlook one whose author gave its
+    /// number to another, too, which costs a verification.
     #[must_use]
     pub fn knows(&self, record: &SignedRecord) -> bool {
-        measure(&self.state.mesh(), record).is_ok_and(|(id, _)| self.mempool.contains(&id))
+        self.mempool.knows(record)
     }
 
     /// Keeps a record if it may ever be committed.

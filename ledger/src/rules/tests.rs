@@ -9,7 +9,7 @@ use godwit_protocol::register::Register;
 use godwit_protocol::{Address, ContainerId};
 
 use super::*;
-use crate::record::{MAX_RECORD, Record};
+use crate::record::{MAX_RECORD, Record, measure};
 use crate::testing::{Mesh, container, key, member, offer, register, site};
 use godwit_protocol::Signed;
 

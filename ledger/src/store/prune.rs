@@ -2,8 +2,9 @@
 
 use rocksdb::WriteBatch;
 
-use super::{BASE, BLOCKS, Disk, EVENTS, META, OFFERED_EVERY, RECORDS, Store, StoreError, canonical, places};
+use super::{BASE, BLOCKS, Disk, EVENTS, META, OFFERED_EVERY, RECORDS, Store, StoreError, canonical};
 use crate::block::Height;
+use crate::record::record_id;
 
 /// The fewest blocks that a site keeps. Whoever lags by less than a snapshot is worth ([`SNAPSHOT_GAP`]) finds them, and so
 /// does whoever fetches the older of two offered snapshots, and what opening replays is among them.
@@ -33,7 +34,9 @@ impl Disk {
         let mut batch = WriteBatch::default();
         for height in self.base.0..until {
             let key = height.to_be_bytes();
-            for (id, _) in self.block(Height(height))?.iter().flat_map(|committed| places(mesh, committed)) {
+            let block = self.block(Height(height))?;
+            let records = block.iter().flat_map(|committed| committed.block.records.iter());
+            for id in records.filter_map(|record| record_id(&mesh, record).ok()) {
                 batch.delete_cf(self.column(RECORDS), id.0);
             }
             batch.delete_cf(self.column(BLOCKS), key);

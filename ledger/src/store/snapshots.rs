@@ -6,7 +6,7 @@ use rocksdb::{IteratorMode, WriteBatch};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    BASE, BLOCKS, Disk, EVENTS, LINKS, META, RECORDS, SNAPSHOT, SNAPSHOTS, StoreError, TIP, canonical, tip_of,
+    BASE, BLOCKS, Disk, EVENTS, LINKS, META, Pace, RECORDS, SNAPSHOT, SNAPSHOTS, StoreError, TIP, canonical, tip_of,
 };
 use crate::block::{Certificate, Committed, Header, Height};
 use crate::lineage::Lineage;
@@ -71,12 +71,14 @@ impl Disk {
         for link in offer.lineage.links.iter() {
             batch.put_cf(self.column(LINKS), link.header.height.0.to_be_bytes(), canonical(link));
         }
-        batch.put_cf(self.column(META), SNAPSHOT, state.encode());
+        let snapshot = state.encode();
+        let pace = Pace { snapshot: snapshot.len(), since: 0 };
+        batch.put_cf(self.column(META), SNAPSHOT, snapshot);
         batch.put_cf(self.column(META), BASE, canonical(&base));
         batch.put_cf(self.column(META), TIP, canonical(&tip_of(state)));
         self.clear_download(&mut batch);
         self.write("put a fetched state into", batch)?;
-        (self.tip, self.base) = (tip_of(state), base);
+        (self.tip, self.base, self.pace) = (tip_of(state), base, pace);
         tracing::info!(%height, "the ledger goes on from a fetched state");
         Ok(())
     }

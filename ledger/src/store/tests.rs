@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::audit::audit;
+use crate::record::record_id;
 use crate::replica::Adopted;
 use crate::testing::{Mesh, member, register, site};
 use godwit_protocol::bounded::Text;
@@ -22,7 +23,7 @@ fn say(store: &mut impl Store, mesh: &mut Mesh, message: Message) -> RecordId {
     let id = mesh.id(&record);
     let events = mesh.commit(vec![record]);
     let committed = mesh.chain.last().expect("a block").clone();
-    store.commit(&Commit { committed, state: mesh.state.clone(), events }).expect("commits");
+    store.commit(&Commit { committed, state: mesh.state.clone(), events, records: vec![id] }).expect("commits");
     id
 }
 
@@ -44,7 +45,8 @@ fn check(store: &mut impl Store) {
     let report = audit(&mesh.genesis, store.blocks(Height(1))).expect("an honest ledger");
     assert_eq!((report.height, report.root), (Height(100), mesh.state.root()));
     assert_eq!(store.lineage(Height(100)).expect("reads"), Lineage::default());
-    let again = Commit { committed: mesh.chain[50].clone(), state: mesh.state.clone(), events: Vec::new() };
+    let again =
+        Commit { committed: mesh.chain[50].clone(), state: mesh.state.clone(), events: vec![], records: vec![] };
     assert!(matches!(store.commit(&again), Err(StoreError::Order { .. })));
 }
 
@@ -53,6 +55,33 @@ fn memory_and_disk_keep_the_same_promises() {
     check(&mut Memory::default());
     let folder = tempfile::tempdir().expect("a folder");
     check(&mut Disk::open(folder.path(), &Mesh::new().genesis).expect("founds").0);
+}
+
+#[test]
+fn a_state_is_written_at_the_pace_of_the_blocks_and_at_the_latest_when_pruning_counts_on_it() {
+    let pace = Pace { snapshot: 1000, since: 499 };
+    assert!(!pace.is_due(Height(SNAPSHOT_EVERY), true));
+    assert!(pace.is_due(Height(OFFERED_EVERY), true) && pace.is_due(Height(OFFERED_EVERY), false));
+    let grown = Pace { since: 500, ..pace };
+    assert!(grown.is_due(Height(SNAPSHOT_EVERY * 3), true));
+    assert!(!grown.is_due(Height(SNAPSHOT_EVERY * 3), false), "not while it catches up");
+    assert!(!grown.is_due(Height(SNAPSHOT_EVERY * 3 + 1), true));
+    assert!(Pace::default().is_due(Height(SNAPSHOT_EVERY), true), "a first one");
+}
+
+#[test]
+fn the_pace_of_snapshots_goes_on_when_a_store_is_opened_again() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut mesh = Mesh::new();
+    let (mut store, _) = Disk::open(folder.path(), &mesh.genesis).expect("founds");
+    fill(&mut store, &mut mesh, u8::try_from(SNAPSHOT_EVERY).expect("few"));
+    assert_eq!((store.pace.snapshot, store.pace.since), (mesh.state.encode().len(), 0));
+    fill(&mut store, &mut mesh, 5);
+    let pace = store.pace;
+    let blocks = mesh.chain[usize::try_from(SNAPSHOT_EVERY).expect("few")..].iter();
+    assert_eq!(pace.since, blocks.map(|block| canonical(block).len()).sum::<usize>());
+    drop(store);
+    assert_eq!(Disk::open(folder.path(), &mesh.genesis).expect("opens").0.pace, pace);
 }
 
 #[test]
@@ -145,8 +174,8 @@ fn fill_fast(store: &mut Disk, mesh: &mut Mesh, count: u64) {
         assert_eq!(refused, []);
         let committed = Committed { certificate: mesh.certify(&block, &mesh.signers), block };
         mesh.chain.push(committed.clone());
-        mesh.state = applied.state;
-        store.follow(&Commit { committed, state: mesh.state.clone(), events: applied.events }).expect("follows");
+        mesh.state = applied.state.clone();
+        store.follow(&Commit::new(committed, applied)).expect("follows");
     }
     store.sync().expect("syncs");
 }
@@ -155,10 +184,11 @@ fn fill_fast(store: &mut Disk, mesh: &mut Mesh, count: u64) {
 fn promote(store: &mut Disk, mesh: &mut Mesh) {
     let change = mesh.membership(0, Change::Put(member(4, Role::Validator)), &[0, 1, 2]);
     let record = mesh.sign(0, change);
+    let records = vec![mesh.id(&record)];
     let events = mesh.commit(vec![record]);
     mesh.signers = vec![0, 1, 2, 4];
     let committed = mesh.chain.last().expect("a block").clone();
-    store.commit(&Commit { committed, state: mesh.state.clone(), events }).expect("commits");
+    store.commit(&Commit { committed, state: mesh.state.clone(), events, records }).expect("commits");
 }
 
 fn opened(folder: &Path, mesh: &Mesh) -> (Disk, State) {
@@ -201,10 +231,9 @@ fn a_snapshot_is_offered_chunk_by_chunk_and_a_store_that_adopts_it_begins_there(
     assert_eq!(adopting.offer(Height(0)).expect("reads"), Some(offer), "it offers what it was offered");
     for committed in &mesh.chain[usize::try_from(OFFERED_EVERY).expect("small")..] {
         let verified = rules::verify_records(&mesh.state.mesh(), &committed.block).expect("verifies");
-        let before = adopting.restore(&mesh.genesis, State::genesis(&mesh.genesis)).expect("leads there");
+        let before = adopting.restore(&mesh.genesis, State::genesis(&mesh.genesis)).expect("leads there").0;
         let applied = rules::validate(&before, &committed.block, &verified).expect("valid");
-        let commit = Commit { committed: committed.clone(), state: applied.state, events: applied.events };
-        adopting.commit(&commit).expect("commits");
+        adopting.commit(&Commit::new(committed.clone(), applied)).expect("commits");
     }
     drop(adopting);
     let (adopting, state) = opened(there.path(), &mesh);

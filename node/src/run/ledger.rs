@@ -347,10 +347,9 @@ impl Host {
         match self.ledger.perform(&self.net, effect)? {
             None => {}
             Some(Left::Committed(commit)) => {
-                let block = &commit.committed.block;
-                let ids: Vec<_> = block.records.iter().filter_map(|record| self.id_of(record)).collect();
-                debug!(height = %block.header.height, records = ids.len(), "committed");
-                self.committed(block.header.height.0, block.header.time, &ids, commit.events);
+                let header = &commit.committed.block.header;
+                debug!(height = %header.height, records = commit.records.len(), "committed");
+                self.committed(header.height.0, header.time, &commit.records, commit.events);
             }
             Some(Left::Adopted) => self.renewed = true,
             Some(Left::Refused { id, why }) => {

@@ -222,10 +222,8 @@ impl World {
         let next = commit.state.next_sequence(&host.id);
         if let Some(process) = &mut host.process {
             process.author.seen(next);
-            for record in commit.committed.block.records.iter() {
-                if let Ok(id) = record_id(&self.mesh, record) {
-                    process.author.settle(&id);
-                }
+            for id in &commit.records {
+                process.author.settle(id);
             }
         }
         if host.is_renewed_in(&commit.state) {

@@ -4,7 +4,7 @@ use godwit_protocol::Message;
 use proptest::prelude::*;
 
 use super::*;
-use crate::record::{MAX_LIFETIME_MS, MAX_RECORD};
+use crate::record::{MAX_LIFETIME_MS, MAX_RECORD, measure};
 use crate::testing::{Mesh, register, site};
 
 const SMALL: Limits = Limits { records: 12, bytes: 1200, records_of_author: 8, bytes_of_author: 800 };
@@ -38,8 +38,34 @@ impl Bench {
     }
 
     fn authors(&self) -> Vec<SiteId> {
-        self.pool.candidates().map(|record| record.author).collect()
+        self.pool.candidates().map(|candidate| candidate.record.author).collect()
     }
+}
+
+#[test]
+fn a_record_is_found_by_its_number_and_by_its_id_when_its_author_used_the_number_twice() {
+    let mut bench = Bench::new(LIMITS);
+    let expires = Time(bench.mesh.now.0 + 60_000);
+    let say = |bench: &Bench, n: u8| bench.mesh.sign_as(1, 7, expires, Message::Register(register(n)));
+    let (first, second, never) = (say(&bench, 1), say(&bench, 2), say(&bench, 3));
+    for record in [&first, &second] {
+        let (id, size) = measure(&bench.mesh.state.mesh(), record).expect("small");
+        bench.pool.insert(id, record.clone(), size, true, false).expect("has room");
+    }
+    let mesh = bench.mesh.state.mesh();
+    for record in [&first, &second] {
+        let found = bench.pool.verified(&mesh, record).expect("waits here");
+        let (id, size) = measure(&mesh, record).expect("small");
+        assert_eq!((found.record, found.id, found.size), (record, id, size));
+    }
+    let mut forged = second.clone().into_signed();
+    forged.signature.0[0] ^= 1;
+    assert!(bench.pool.verified(&mesh, &forged).is_none(), "it is not the one that was verified");
+    assert!(bench.pool.knows(&second) && bench.pool.knows(&forged));
+    assert!(!bench.pool.knows(&never) && bench.pool.verified(&mesh, &never).is_none());
+    bench.pool.remove(&bench.mesh.id(&second));
+    assert!(!bench.pool.knows(&second) && bench.pool.verified(&mesh, &second).is_none());
+    assert!(bench.pool.verified(&mesh, &first).is_some());
 }
 
 #[test]
@@ -49,7 +75,7 @@ fn authors_take_turns_and_each_keeps_its_order() {
     let (calm, other) = (bench.puts(1, 2), bench.puts(2, 1));
     let (a, b, c) = (site(0), site(1), site(2));
     assert_eq!(bench.authors(), [a, b, c, a, b, a, a, a]);
-    let ids: Vec<RecordId> = bench.pool.candidates().map(|record| bench.mesh.id(record)).collect();
+    let ids: Vec<RecordId> = bench.pool.candidates().map(|candidate| bench.mesh.id(candidate.record)).collect();
     assert_eq!(ids, [flood[0], calm[0], other[0], flood[1], calm[1], flood[2], flood[3], flood[4]]);
     bench.pool.remove(&calm[0]);
     assert_eq!(bench.authors()[..3], [a, b, c], "the next of each moves up");
@@ -197,7 +223,7 @@ proptest! {
             }).collect();
             turns.sort_unstable();
             let due: Vec<RecordId> = turns.into_iter().map(|(_, at)| model[at].2).collect();
-            let got: Vec<RecordId> = bench.pool.candidates().map(|record| bench.mesh.id(record)).collect();
+            let got: Vec<RecordId> = bench.pool.candidates().map(|candidate| bench.mesh.id(candidate.record)).collect();
             prop_assert_eq!(got, due);
             prop_assert_eq!(bench.pool.ready, model.len());
         }

@@ -41,7 +41,7 @@ fn long(folder: &std::path::Path, blocks: u64) -> (Mesh, Disk) {
         assert_eq!(refused, []);
         let committed = Committed { certificate: mesh.certify(&block, &[0, 1, 2]), block };
         mesh.state = applied.state.clone();
-        store.follow(&Commit { committed, state: applied.state, events: applied.events }).expect("follows");
+        store.follow(&Commit::new(committed, applied)).expect("follows");
     }
     store.sync().expect("syncs");
     (mesh, store)

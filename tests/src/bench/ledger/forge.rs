@@ -105,7 +105,7 @@ impl Forge {
         ensure!(refused.is_empty(), "a forged record is refused: {refused:?}");
         let certificate = self.certify(&block);
         self.state = applied.state.clone();
-        Ok(Commit { committed: Committed { block, certificate }, state: applied.state, events: applied.events })
+        Ok(Commit::new(Committed { block, certificate }, applied))
     }
 
     fn registrations(&mut self) -> Result<Vec<VerifiedRecord>> {
