@@ -295,6 +295,10 @@ impl CatchUp {
 
     /// The blocks that come next, if they are here, and who sent them.
     pub fn ready(&mut self, own: Height) -> Option<(SiteId, Vec<Committed>)> {
+        // What came in another way is not waited for.
+        while self.batches.first_key_value().is_some_and(|(_, batch)| batch.last() <= own) {
+            self.batches.pop_first();
+        }
         let (from, batch) = self.batches.first_key_value()?;
         if *from > own.next() || !matches!(batch, Batch::Here { .. }) {
             return None;

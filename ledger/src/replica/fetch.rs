@@ -52,18 +52,26 @@ impl Replica {
             Answer::Contrary { claim } => self.distrust(from, Offence::NoBlocks { claim }),
             Answer::Others => self.distrust(from, Offence::OtherBlocks),
         }
+        self.follow_ready();
+        self.ask();
+    }
+
+    /// Goes on by the batches that are here and come next; true if it came further. Those before them may have come in another
+    /// way, even while these came.
+    pub(super) fn follow_ready(&mut self) -> bool {
         let before = self.state.height();
         while let Some((site, blocks)) = self.catch_up.ready(self.state.height()) {
             if let Err(what) = self.apply_in_order(blocks) {
                 self.distrust(site, what);
             }
         }
-        if self.state.height() > before {
+        let further = self.state.height() > before;
+        if further {
             self.host.outbox.say(Effect::StoreSync);
             self.resume_words();
             self.report_back();
         }
-        self.ask();
+        further
     }
 
     /// What was decided meanwhile was said while this site could make nothing of it: who is further says so again.

@@ -536,7 +536,7 @@ impl Replica {
 
     /// Commits, proposes and begins heights as long as there is reason to.
     fn settle(&mut self) {
-        while !self.halted && (self.commit() || self.propose() || self.begin_with_reason()) {}
+        while !self.halted && (self.commit() || self.follow_ready() || self.propose() || self.begin_with_reason()) {}
         self.spread_records();
     }
 

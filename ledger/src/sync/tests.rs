@@ -54,6 +54,18 @@ fn a_block_on_its_way_is_waited_for_and_a_silent_site_is_replaced() {
 }
 
 #[test]
+fn what_came_in_another_way_does_not_hold_up_what_is_here() {
+    let mut catch_up = CatchUp::default();
+    catch_up.learn(A, Height(6), Time(0));
+    assert_eq!(asks(&mut catch_up, 5, 100), [(A, 6, 1)]);
+    catch_up.learn(B, Height(8), Time(100));
+    assert_eq!(asks(&mut catch_up, 5, 150), [(B, 7, 2)]);
+    assert_eq!(catch_up.answered(&B, blocks(7..=8)), Answer::Taken);
+    assert_eq!(catch_up.ready(Height(5)), None, "6 is still to come");
+    assert_eq!(catch_up.ready(Height(6)), Some((B, blocks(7..=8))), "and was decided here meanwhile");
+}
+
+#[test]
 fn a_claim_that_leads_to_nothing_is_dropped() {
     let mut catch_up = CatchUp::default();
     catch_up.learn(A, Height(u64::MAX), LONG_AGO);
