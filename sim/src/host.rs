@@ -139,11 +139,13 @@ impl Host {
 
     /// The brain recovers, once its replica knows all that it can have acted on; gives what it wants done first.
     pub fn wake(&mut self, now: Time) -> Vec<Effect> {
-        let (clock, binding) = (self.clock(now), self.binding());
-        let Some(Process { brain, replica, .. }) = &mut self.process else { return Vec::new() };
-        if brain.is_awake() || !replica.is_current() {
+        let may_wake = |process: &Process| !process.brain.is_awake() && process.replica.is_current();
+        // Asked after every step of the replica: the journal is read only when the brain needs it.
+        if !self.process.as_ref().is_some_and(may_wake) {
             return Vec::new();
         }
+        let (clock, binding) = (self.clock(now), self.binding());
+        let Some(Process { brain, replica, .. }) = &mut self.process else { return Vec::new() };
         let state = replica.state();
         brain.recover(clock, state.roles(), state.known(clock), state.open(), &binding)
     }

@@ -123,8 +123,7 @@ impl World {
     fn may_lose(&self, site: &Option<godwit_protocol::SiteId>) -> bool {
         let Some(at) = site.and_then(|site| self.place(&site)) else { return false };
         let lost = self.hosts.iter().filter(|host| host.is_lost).count();
-        let forgetting = self.hosts.iter().any(|host| host.has_forgotten(self.witness.state()));
-        self.hosts[at].is_sound() && lost == 0 && !forgetting && self.bears_loss_of(self.hosts[at].id)
+        self.hosts[at].is_sound() && lost == 0 && !self.is_one_forgetful() && self.bears_loss_of(self.hosts[at].id)
     }
 
     /// How many of these sites lie or are lost.

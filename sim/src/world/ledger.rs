@@ -229,14 +229,13 @@ impl World {
         if host.is_renewed_in(&commit.state) {
             return self.restart(at);
         }
-        let host_is_awake = host.process.as_ref().is_some_and(|process| process.brain.is_awake());
-        self.time_awards(at, &commit.events);
         // While it does not know the ledger it acts on none of what was long ago.
-        if !host_is_awake {
-            return Ok(());
+        let acts = host.process.as_ref().is_some_and(|process| process.brain.is_awake());
+        self.time_awards(at, &commit.events);
+        if acts {
+            let time = commit.committed.block.header.time;
+            queue.extend(commit.events.into_iter().map(|event| Step::Brain(site::Input::Ledger { time, event })));
         }
-        let time = commit.committed.block.header.time;
-        queue.extend(commit.events.into_iter().map(|event| Step::Brain(site::Input::Ledger { time, event })));
         Ok(())
     }
 

@@ -77,8 +77,7 @@ impl World {
     /// A site's ledger is damaged, and its operator has it fetched anew. It does not vote before it knows a block that was
     /// built later, so no more validators lose theirs than the mesh bears.
     pub(super) fn rebuild(&mut self, at: usize) -> Result<(), Violation> {
-        let forgetting = self.hosts.iter().any(|host| host.has_forgotten(self.witness.state()));
-        if forgetting || !self.hosts[at].is_sound() || !self.bears_loss_of(self.hosts[at].id) {
+        if self.is_one_forgetful() || !self.hosts[at].is_sound() || !self.bears_loss_of(self.hosts[at].id) {
             return Ok(());
         }
         if !self.hosts[at].binding().is_empty() {
@@ -90,6 +89,11 @@ impl World {
         }
         self.hosts[at].disk.rebuild(now);
         Ok(())
+    }
+
+    /// Whether a site's ledger was lost and no block was built since by which it could vote again.
+    pub(super) fn is_one_forgetful(&self) -> bool {
+        self.hosts.iter().any(|host| host.has_forgotten(self.witness.state()))
     }
 
     /// The process dies.
