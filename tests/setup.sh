@@ -21,7 +21,7 @@ if ((${#missing[@]})); then
   DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >&2
 fi
 
-command -v cargo >/dev/null || die "cargo is missing: install Rust 1.88 or newer from https://rustup.rs"
+command -v cargo >/dev/null || die "cargo is missing: install Rust 1.89 or newer from https://rustup.rs"
 cargo nextest --version >/dev/null 2>&1 || {
   say "setup: installing cargo-nextest"
   cargo install --locked cargo-nextest >&2
