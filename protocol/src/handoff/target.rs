@@ -81,13 +81,6 @@ impl Target {
         Self { epoch: open.body.epoch, source: open.source, ..waiting }
     }
 
-    /// A bid of ours was committed that had been given up: its block was built before the bid expired and decided after. What
-    /// was kept free for it may be promised to others by now.
-    #[must_use]
-    pub fn lapsed(now: Time, me: SiteId, open: &Open, patience: Patience) -> Self {
-        Self { lapsed: true, ..Self::bid(now, me, open, patience) }
-    }
-
     /// Nothing has happened yet in the handoff, and its source and epoch do not matter or are still to be filled in.
     fn waiting(now: Time, me: SiteId, offer: OfferId, container: ContainerId, patience: Patience) -> Self {
         Self {
@@ -112,7 +105,8 @@ impl Target {
     }
 
     /// Goes on after a restart, from what the ledger says and what was promised. A bid of ours that nothing promises any more
-    /// had been given up, and is in the ledger after all.
+    /// had been given up, and is in the ledger after all: its block was built before the bid expired and decided after. What
+    /// was kept free for it may be promised to others by now.
     #[must_use]
     pub fn recover(
         now: Time,
@@ -306,6 +300,11 @@ impl Target {
 
     fn committed(&mut self, now: Time, event: Event, fits: impl FnOnce() -> Result<(), Reason>) -> Vec<Effect> {
         match event {
+            // What an earlier life of this site left goes first; after it the site stands by anew.
+            Event::Awarded { .. } | Event::Passed { .. } if matches!(self.phase, Phase::Discarding { over: true }) => {
+                vec![]
+            }
+
             // H3
             Event::Awarded { award, .. } => {
                 self.attempt = 1;

@@ -614,7 +614,7 @@ fn runner_up_judges_itself_again_when_its_turn_comes() {
 fn a_bid_that_was_given_up_reserves_nothing_and_a_win_by_it_is_judged_anew() {
     let awarded = || Input::Ledger(START, event(Fact::Awarded));
     let lapsed = || {
-        let machine = Target::lapsed(START, site(FIRST), &open(Stage::Bidding, 0), Patience::default());
+        let (machine, _) = Target::recover(START, site(FIRST), &open(Stage::Bidding, 0), &[], Patience::default());
         Side { machine, now: START }
     };
     assert!(!lapsed().machine.is_reserving());

@@ -188,13 +188,12 @@ impl Site {
         if named { vec![Effect::Append(Message::Decline(Decline { offer, attempt: 0, reason }))] } else { vec![] }
     }
 
-    /// A bid of ours was committed that this site had given up.
+    /// A bid of ours is in the ledger that this site had given up: whoever wins answers for it.
     pub(super) fn stand_by(&mut self, now: Time, offer: &OfferId) -> Vec<Effect> {
         let Some(open) = self.offers.get(offer).filter(|_| !self.targets.contains_key(offer)) else { return vec![] };
-        let target = Target::lapsed(now, self.config.me, open, self.config.patience);
-        let promise = Promise::Bid { offer: *offer, container: open.body.container };
+        let (target, effects) = Target::recover(now, self.config.me, open, &[], self.config.patience);
         self.targets.insert(*offer, target);
-        vec![Effect::Journal(promise)]
+        effects
     }
 
     /// A record of ours had no effect: what depended on it is undone.
@@ -215,7 +214,7 @@ impl Site {
     }
 
     /// Whether a bid of ours is in the ledger.
-    fn has_bid(&self, offer: &OfferId) -> bool {
+    pub(super) fn has_bid(&self, offer: &OfferId) -> bool {
         self.offers.get(offer).is_some_and(|open| open.bidders.contains(&self.config.me))
     }
 

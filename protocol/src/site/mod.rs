@@ -371,9 +371,13 @@ impl Site {
         }
         let verdict = self.offers.get(&offer).map(|open| self.judge(now, open));
         let Some(target) = self.targets.get_mut(&offer) else { return vec![] };
-        let effects = target.step(now, input, || verdict.unwrap_or(Ok(())));
+        let mut effects = target.step(now, input, || verdict.unwrap_or(Ok(())));
         if target.is_over() {
             self.targets.remove(&offer);
+            // What an earlier life left is gone; the bid of that life was committed meanwhile.
+            if self.has_bid(&offer) {
+                effects.extend(self.stand_by(now, &offer));
+            }
         }
         effects
     }
@@ -391,12 +395,11 @@ impl Site {
             _ => vec![],
         };
         if let Some(offer) = event.offer() {
-            let over = matches!(event, Event::Closed { .. } | Event::Ended { .. } | Event::Returned { .. });
-            effects.extend(self.handoff(now, offer, handoff::Input::Ledger(time, event)));
-            if over {
+            if matches!(event, Event::Closed { .. } | Event::Ended { .. } | Event::Returned { .. }) {
                 self.offers.remove(&offer);
                 self.unasked.remove(&offer);
             }
+            effects.extend(self.handoff(now, offer, handoff::Input::Ledger(time, event)));
         }
         effects
     }

@@ -654,6 +654,41 @@ fn a_bid_from_before_a_restart_whose_offer_is_committed_after_it_is_kept() {
 }
 
 #[test]
+fn a_bid_that_is_committed_while_what_it_left_is_discarded_is_stood_by_afterwards() {
+    let award = Award { ranking: vec![Ranked { site: site(2), score: 2 }, Ranked { site: site(ME), score: 1 }] };
+    let passed = Event::Passed { offer: offer_id(7), attempt: 2, winner: site(ME), reason: Reason::Silent };
+    let body = foreign(7, 2, &[ME]);
+    let bid = Bid { offer: offer_id(7), same_network: true, load: PerMille(0), downtime_ms: Millis(0) };
+    let promise = Promise::Bid { offer: offer_id(7), container: id(7) };
+    // So much of it happens before the discard has ended.
+    for before in 1..=3_usize {
+        let mut bench = Bench { site: Site::new(config(), 0), now: START };
+        bench.site.recover(START, members_of(3), BTreeMap::new(), vec![], core::slice::from_ref(&promise));
+        bench.loaded(2, &[]);
+        bench.opens(7, 1, body.clone());
+        let mut events = vec![
+            Event::BidPlaced { bidder: site(ME), bid },
+            Event::Awarded { offer: offer_id(7), award: award.clone() },
+            passed.clone(),
+        ];
+        let after = events.split_off(before);
+        for event in events {
+            assert_eq!(bench.sees(event), [], "one task of a handoff at a time");
+        }
+        let settled = Input::Outcome { offer: offer_id(7), action: Action::Discard, outcome: Outcome::Settled };
+        let mut effects = bench.on(settled);
+        assert_eq!(effects[..2], [CLOSED(7), Effect::Journal(promise.clone())]);
+        effects.drain(..2);
+        effects.extend(after.into_iter().flat_map(|event| bench.sees(event)));
+        let answers = match &effects[..] {
+            [Effect::Do(task)] => before < 3 && task.action == Action::Prepare { source: site(1) },
+            _ => before == 3 && matches!(declined(&effects), Some(Reason::Failed(_))),
+        };
+        assert!(answers, "after {before}: {effects:?}");
+    }
+}
+
+#[test]
 fn a_bid_that_was_given_up_and_is_in_the_ledger_after_a_restart_is_promised_again() {
     let body = foreign(7, 2, &[ME]);
     let open = |stage, attempt| Open {

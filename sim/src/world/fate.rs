@@ -108,6 +108,7 @@ impl World {
             return;
         }
         self.mark(Mark::HostLost);
+        self.say(|| format!("         site {at} is lost for good"));
         let host = &mut self.hosts[at];
         host.is_lost = true;
         host.engine = crate::engine::Engine::default();
@@ -123,12 +124,12 @@ impl World {
     fn may_lose(&self, site: &Option<godwit_protocol::SiteId>) -> bool {
         let Some(at) = site.and_then(|site| self.place(&site)) else { return false };
         let lost = self.hosts.iter().filter(|host| host.is_lost).count();
-        self.hosts[at].is_sound() && lost == 0 && !self.is_one_forgetful() && self.bears_loss_of(self.hosts[at].id)
+        self.hosts[at].is_sound() && lost == 0 && !self.is_one_forgetful() && self.bears_loss_of(at)
     }
 
     /// How many of these sites lie or are lost.
     pub(super) fn faulty_among(&self, sites: &[godwit_protocol::SiteId]) -> usize {
-        let faulty = |host: &&crate::host::Host| !host.is_sound() && sites.contains(&host.id);
+        let faulty = |host: &&crate::host::Host| !host.is_sound() && sites.iter().any(|site| host.is_known_as(*site));
         self.hosts.iter().filter(faulty).count()
     }
 }

@@ -66,17 +66,17 @@ impl World {
     }
 
     /// Whether the mesh goes on with these validators, whatever its faulty sites do, and one more that would be lost.
-    fn bears(&self, validators: &[SiteId], lost: Option<SiteId>) -> bool {
-        let more = lost.is_some_and(|lost| validators.contains(&lost));
+    fn bears(&self, validators: &[SiteId], lost: Option<usize>) -> bool {
+        let more = lost.is_some_and(|lost| validators.iter().any(|site| self.hosts[lost].is_known_as(*site)));
         validators.len() >= FEWEST && self.faulty_among(validators) + usize::from(more) <= tolerated(validators.len())
     }
 
     /// Whether the mesh bears the loss of a site: as it is, and after any change that is approved of and may yet be decided.
-    pub(super) fn bears_loss_of(&self, site: SiteId) -> bool {
+    pub(super) fn bears_loss_of(&self, at: usize) -> bool {
         let epoch = self.witness.state().membership_epoch();
-        let may_come = self.approved.iter().filter(|(at, _)| *at == epoch);
-        self.bears(self.witness.state().validators(), Some(site))
-            && may_come.map(|(_, change)| self.validators_after(change)).all(|after| self.bears(&after, Some(site)))
+        let may_come = self.approved.iter().filter(|(in_epoch, _)| *in_epoch == epoch);
+        self.bears(self.witness.state().validators(), Some(at))
+            && may_come.map(|(_, change)| self.validators_after(change)).all(|after| self.bears(&after, Some(at)))
     }
 
     fn validators_after(&self, change: &Change) -> Vec<SiteId> {

@@ -77,7 +77,7 @@ impl World {
     /// A site's ledger is damaged, and its operator has it fetched anew. It does not vote before it knows a block that was
     /// built later, so no more validators lose theirs than the mesh bears.
     pub(super) fn rebuild(&mut self, at: usize) -> Result<(), Violation> {
-        if self.is_one_forgetful() || !self.hosts[at].is_sound() || !self.bears_loss_of(self.hosts[at].id) {
+        if self.is_one_forgetful() || !self.hosts[at].is_sound() || !self.bears_loss_of(at) {
             return Ok(());
         }
         if !self.hosts[at].binding().is_empty() {
@@ -88,6 +88,7 @@ impl World {
             self.restart(at)?;
         }
         self.hosts[at].disk.rebuild(now);
+        self.say(|| format!("         site {at} has lost its ledger"));
         Ok(())
     }
 
