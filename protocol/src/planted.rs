@@ -21,11 +21,13 @@ pub enum Bug {
     StaleYield,
     /// The proposer's clock is judged on re-proposals too.
     ClockOfReproposals,
+    /// A site whose ledger was lost acts on what little it knows of it.
+    ActOnLostLedger,
 }
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::SpeakBeforeSync,
         Self::ReceiptTwice,
         Self::QuorumOffByOne,
@@ -34,6 +36,7 @@ impl Bug {
         Self::CrashThaws,
         Self::StaleYield,
         Self::ClockOfReproposals,
+        Self::ActOnLostLedger,
     ];
 }
 

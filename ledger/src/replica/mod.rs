@@ -41,6 +41,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use ed25519_dalek::SigningKey;
 use godwit_protocol::evidence::Evidence;
+use godwit_protocol::planted::{self, Bug};
 use godwit_protocol::{Event, Forged, Malformed, Millis, RecordId, SiteId, Time};
 use malachitebft_core_consensus::{Params, State as Core};
 use malachitebft_core_types::{Timeout, ValuePayload};
@@ -460,7 +461,9 @@ impl Replica {
         let no_further =
             |site: &&SiteId| **site != self.host.me && self.catch_up.is_no_further(site, self.state.height());
         let validators = self.state.validators();
-        self.is_past_the_loss() || validators.iter().filter(no_further).count() * 3 > validators.len() * 2
+        self.is_past_the_loss()
+            || planted::is(Bug::ActOnLostLedger)
+            || validators.iter().filter(no_further).count() * 3 > validators.len() * 2
     }
 
     fn is_past_the_loss(&self) -> bool {

@@ -160,3 +160,25 @@ impl World {
         self.write(at, message)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::{Faults, Plan};
+
+    /// Else the simulator takes more votes away than the mesh bears, and blames the mesh.
+    #[test]
+    fn who_is_lost_counts_as_lost_by_the_key_that_it_was_to_have() {
+        let mut world = World::new(Plan::new(7, Faults::NONE), false);
+        let mut validators = world.witness.state().validators().to_vec();
+        let [renewed, other] = [0, 1].map(|n| world.place(&validators[n]).expect("a founder"));
+        let key = SigningKey::from_bytes(&[9; 32]);
+        validators[0] = key.verifying_key().into();
+        world.hosts[renewed].next_key = Some(key);
+        for (lost, one_more) in [(renewed, other), (other, renewed)] {
+            world.hosts[lost].is_lost = true;
+            assert!(world.bears(&validators, None) && !world.bears(&validators, Some(one_more)));
+            world.hosts[lost].is_lost = false;
+        }
+    }
+}
