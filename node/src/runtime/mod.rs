@@ -24,6 +24,7 @@ pub mod criu;
 pub mod docker;
 pub mod doctor;
 mod error;
+mod hold;
 pub mod late;
 pub mod layer;
 pub mod network;

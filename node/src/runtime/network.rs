@@ -2,8 +2,8 @@
 //!
 //! Every site has the mesh's whole range on its own bridge, so a container finds the same gateway and the same neighbours
 //! wherever it runs. A container that runs elsewhere has a host route of its own, which is more specific. While a container
-//! runs nowhere its route is a black hole: packets vanish without a word, and what TCP lost it sends again. An answer, a
-//! reset or a host-unreachable, could end the connections that are to survive.
+//! runs nowhere its packets wait (`hold.rs`); behind that route lies another, a black hole, so that nobody is answered if
+//! this process dies. An answer, a reset or a host-unreachable, could end the connections that are to survive.
 //!
 //! Containers on one bridge ask for each other by ARP; for one that runs elsewhere the bridge answers in its place. Those
 //! who asked before it left are told so: their connections would stall until they asked again, a minute perhaps.
@@ -17,6 +17,7 @@ use std::net::Ipv4Addr;
 use std::os::fd::AsRawFd;
 use std::path::Path;
 use std::process::Output;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures::TryStreamExt;
@@ -28,14 +29,22 @@ use rtnetlink::packet_route::route::{
 use rtnetlink::{Handle, RouteMessageBuilder};
 use serde::{Deserialize, Serialize};
 use tokio::process::Command;
+use tokio::sync::Mutex;
 
 use super::error::Cause;
+use super::hold::{self, Hold};
 
 /// The bridge on every site.
 pub const BRIDGE: &str = "godwit0";
 
 /// Marks routes as ours (any number the kernel and the usual routing daemons do not use), so that no others are touched.
 const OURS: RouteProtocol = RouteProtocol::Other(0x67);
+
+/// The metric of a route that lasts.
+const LASTING: u32 = 100;
+
+/// The metric of a route into the device where packets wait: it goes before the other.
+const PASSING: u32 = 50;
 
 /// The firewall waits for its lock; longer than this and something is stuck.
 const IPTABLES_DEADLINE: Duration = Duration::from_secs(15);
@@ -57,7 +66,7 @@ pub enum Way {
     Here,
     /// To another site.
     Via(Ipv4Addr),
-    /// Nowhere, without an answer.
+    /// Nowhere, without an answer: they wait for another way.
     Nowhere,
 }
 
@@ -96,6 +105,17 @@ pub fn mac(address: Address) -> String {
 pub struct Routes {
     handle: Handle,
     range: Range,
+    waiting: Arc<Mutex<Waiting>>,
+}
+
+/// Where packets wait. One way at a time is set, and its packets given back, before the next.
+#[derive(Debug)]
+enum Waiting {
+    /// None had to.
+    NotYet,
+    Here(Hold),
+    /// They cannot: they are dropped.
+    Refused,
 }
 
 impl Routes {
@@ -107,10 +127,10 @@ impl Routes {
         let (connection, handle, _) =
             rtnetlink::new_connection().map_err(|e| Cause::Network(format!("open a netlink socket: {e}")))?;
         tokio::spawn(connection);
-        Ok(Self { handle, range })
+        Ok(Self { handle, range, waiting: Arc::new(Mutex::new(Waiting::NotYet)) })
     }
 
-    /// Sends packets for an address that way from now on.
+    /// Sends packets for an address that way from now on, first those that have waited for it.
     ///
     /// # Errors
     /// [`Cause::Route`] for an address outside the range, a site that is not on a network of this one's, or without the
@@ -120,22 +140,20 @@ impl Routes {
         if !self.range.admits(address.0) {
             return Err(failed(format!("not an address for containers in {}", self.range)));
         }
-        let route = RouteMessageBuilder::<Ipv4Addr>::new().destination_prefix(address.0, 32).protocol(OURS);
-        let result = match way {
-            Way::Here => match self
-                .handle
-                .route()
-                .del(route.kind(RouteType::Unspec).scope(RouteScope::NoWhere).build())
-                .execute()
-                .await
-            {
-                Err(rtnetlink::Error::NetlinkError(error)) if error.raw_code() == -nix::libc::ESRCH => Ok(()),
-                other => other,
-            },
-            Way::Via(site) => self.handle.route().add(route.gateway(site).build()).replace().execute().await,
-            Way::Nowhere => self.handle.route().add(route.kind(RouteType::BlackHole).build()).replace().execute().await,
+        let mut waiting = self.waiting.lock().await;
+        let set = match way {
+            Way::Here => self.remove(route(address, LASTING)).await,
+            Way::Via(site) => self.replace(route(address, LASTING).gateway(site)).await,
+            Way::Nowhere => self.replace(route(address, LASTING).kind(RouteType::BlackHole)).await,
         };
-        result.map_err(|error| failed(error.to_string()))?;
+        set.map_err(|error| failed(error.to_string()))?;
+        if way == Way::Nowhere {
+            self.wait(&mut waiting, address).await.map_err(|error| failed(error.to_string()))?;
+        } else if let Waiting::Here(hold) = &*waiting {
+            self.remove(route(address, PASSING)).await.map_err(|error| failed(error.to_string()))?;
+            let (packets, dropped) = hold.release(address.0).await;
+            tracing::debug!(%address, packets, dropped, "network.released");
+        }
         tracing::debug!(%address, ?way, "network.route");
         if let Way::Via(_) = way
             && let Err(error) = announce(address.0)
@@ -144,6 +162,41 @@ impl Routes {
             tracing::debug!(%address, %error, "network.announce");
         }
         Ok(())
+    }
+
+    /// Lets packets for an address wait, if they can.
+    async fn wait(&self, waiting: &mut Waiting, address: Address) -> Result<(), rtnetlink::Error> {
+        if matches!(waiting, Waiting::NotYet) {
+            *waiting = match open_hold() {
+                Ok(hold) => Waiting::Here(hold),
+                Err(error) => {
+                    tracing::warn!(%error, "packets for containers that move cannot wait here and are dropped");
+                    Waiting::Refused
+                }
+            };
+        }
+        let Waiting::Here(hold) = waiting else { return Ok(()) };
+        hold.hold(address.0);
+        match hold.index() {
+            Ok(index) => self.replace(route(address, PASSING).output_interface(index)).await,
+            Err(error) => {
+                tracing::warn!(%error, "packets for {address} are dropped");
+                Ok(())
+            }
+        }
+    }
+
+    async fn replace(&self, route: RouteMessageBuilder<Ipv4Addr>) -> Result<(), rtnetlink::Error> {
+        self.handle.route().add(route.build()).replace().execute().await
+    }
+
+    /// Nothing to do if there is none.
+    async fn remove(&self, route: RouteMessageBuilder<Ipv4Addr>) -> Result<(), rtnetlink::Error> {
+        let route = route.kind(RouteType::Unspec).scope(RouteScope::NoWhere).build();
+        match self.handle.route().del(route).execute().await {
+            Err(rtnetlink::Error::NetlinkError(error)) if error.raw_code() == -nix::libc::ESRCH => Ok(()),
+            other => other,
+        }
     }
 
     /// All ways that this site has set, also before a restart.
@@ -165,6 +218,20 @@ impl Routes {
     }
 }
 
+fn route(address: Address, metric: u32) -> RouteMessageBuilder<Ipv4Addr> {
+    RouteMessageBuilder::<Ipv4Addr>::new().destination_prefix(address.0, 32).protocol(OURS).priority(metric)
+}
+
+/// The device where packets wait, with what it takes that they are let through when they come out of it again.
+fn open_hold() -> io::Result<Hold> {
+    let hold = Hold::open()?;
+    // They come from anywhere, this host's own addresses among it.
+    for (name, value) in [("rp_filter", "0"), ("accept_local", "1")] {
+        setting(&format!("net/ipv4/conf/{}/{name}", hold::DEVICE), value).map_err(io::Error::other)?;
+    }
+    Ok(hold)
+}
+
 fn ours(route: &RouteMessage, range: Range) -> Option<(Address, Way)> {
     if route.header.protocol != OURS || route.header.destination_prefix_length != 32 {
         return None;
@@ -174,6 +241,7 @@ fn ours(route: &RouteMessage, range: Range) -> Option<(Address, Way)> {
         match attribute {
             RouteAttribute::Destination(RouteAddress::Inet(address)) => to = Some(*address),
             RouteAttribute::Gateway(RouteAddress::Inet(address)) => via = Some(*address),
+            RouteAttribute::Priority(PASSING) => return None,
             _ => {}
         }
     }
@@ -237,6 +305,8 @@ pub(super) async fn open_ways(range: Range) -> Result<(), Cause> {
     for end in ["-s", "-d"] {
         rule(&["filter", "-I", "DOCKER-USER", end, &range, "-j", "ACCEPT"]).await?;
     }
+    // What was held has gone through connection tracking before it was.
+    rule(&["raw", "-A", "PREROUTING", "-i", hold::DEVICE, "-j", "CT", "--notrack"]).await?;
     let outside = ["nat", "-A", "POSTROUTING", "-s", &range, "!", "-d", &range, "!", "-o", BRIDGE];
     for beginning in [&["-p", "tcp", "--syn"][..], &["-p", "udp", "--dport", "0:1023"], &["-p", "icmp"]] {
         rule(&[&outside[..], beginning, &["-j", "MASQUERADE"]].concat()).await?;
@@ -276,6 +346,8 @@ fn setting(name: &str, value: &str) -> Result<(), Cause> {
 
 #[cfg(test)]
 mod tests {
+    use std::net::{SocketAddr, UdpSocket};
+
     use super::*;
 
     const RANGE: Range = Range { network: Ipv4Addr::new(10, 50, 0, 0), prefix: 16 };
@@ -313,5 +385,127 @@ mod tests {
         let routes = Routes::open(RANGE).unwrap();
         let refused = routes.set(Address(Ipv4Addr::new(8, 8, 8, 8)), Way::Nowhere).await;
         assert!(matches!(refused, Err(Cause::Route { .. })), "{refused:?}");
+    }
+
+    /// A network namespace of its own, for as long as this is there.
+    struct Namespace {
+        thread: i32,
+        _stays: std::sync::mpsc::Sender<()>,
+    }
+
+    impl Namespace {
+        /// And a socket in it, once it has an address.
+        fn with_socket() -> (Self, std::sync::mpsc::Receiver<UdpSocket>, std::sync::mpsc::Sender<SocketAddr>) {
+            let (stays, goes) = std::sync::mpsc::channel::<()>();
+            let (tell, told) = std::sync::mpsc::channel();
+            let (bind, bound) = std::sync::mpsc::channel::<SocketAddr>();
+            let (give, given) = std::sync::mpsc::channel();
+            std::thread::spawn(move || {
+                nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).expect("root may make a network namespace");
+                tell.send(nix::unistd::gettid().as_raw()).expect("awaited");
+                while let Ok(address) = bound.recv() {
+                    give.send(UdpSocket::bind(address).expect("it has the address")).expect("awaited");
+                }
+                // Ends when the sender does.
+                let _ = goes.recv();
+            });
+            (Self { thread: told.recv().expect("it starts"), _stays: stays }, given, bind)
+        }
+    }
+
+    /// In this thread's network namespace.
+    fn ip(line: &str) {
+        let ran = std::process::Command::new("ip").args(line.split_whitespace()).output().expect("iproute2 is there");
+        assert!(ran.status.success(), "ip {line}: {}", String::from_utf8_lossy(&ran.stderr));
+    }
+
+    fn in_namespace_of(namespace: &Namespace, line: &str) {
+        let run = format!("-t {} -n ip {line}", namespace.thread);
+        let ran =
+            std::process::Command::new("nsenter").args(run.split_whitespace()).output().expect("util-linux is there");
+        assert!(ran.status.success(), "nsenter {run}: {}", String::from_utf8_lossy(&ran.stderr));
+    }
+
+    /// A client, a site between, a container on the site's bridge. As root: in network namespaces of its own.
+    #[test]
+    fn what_comes_while_a_container_stands_still_arrives_when_it_goes_on_and_nobody_is_answered() {
+        // This thread becomes the site.
+        std::thread::spawn(|| {
+            nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).expect("root may make a network namespace");
+            let (client, client_sockets, client_binds) = Namespace::with_socket();
+            let (container, container_sockets, container_binds) = Namespace::with_socket();
+            ip(&format!("link add c0 type veth peer name c1 netns {}", client.thread));
+            ip(&format!("link add k0 type veth peer name k1 netns {}", container.thread));
+            ip(&format!("link add {BRIDGE} type bridge"));
+            ip(&format!("link set k0 master {BRIDGE} up"));
+            ip(&format!("link set {BRIDGE} up"));
+            ip("link set c0 up");
+            ip("addr add 192.0.2.1/24 dev c0");
+            ip(&format!("addr add 10.50.0.1/16 dev {BRIDGE}"));
+            in_namespace_of(&client, "link set c1 up");
+            in_namespace_of(&client, "addr add 192.0.2.2/24 dev c1");
+            in_namespace_of(&client, "route add default via 192.0.2.1");
+            in_namespace_of(&container, "link set k1 up");
+            in_namespace_of(&container, "addr add 10.50.0.2/16 dev k1");
+            in_namespace_of(&container, "route add default via 10.50.0.1");
+            for (name, value) in [("ip_forward", "1"), ("conf/all/rp_filter", "0"), ("conf/c0/rp_filter", "0")] {
+                setting(&format!("net/ipv4/{name}"), value).expect("it is this namespace's own");
+            }
+
+            let to: SocketAddr = "10.50.0.2:7777".parse().expect("an address");
+            container_binds.send(to).expect("it listens");
+            client_binds.send("192.0.2.2:0".parse().expect("an address")).expect("it listens");
+            let (client, container) = (client_sockets.recv().expect("bound"), container_sockets.recv().expect("bound"));
+            client.connect(to).expect("a route");
+            container.set_read_timeout(Some(Duration::from_secs(10))).expect("set");
+            let hear = || {
+                let mut bytes = [0; 8];
+                container.recv(&mut bytes).map(|_| u64::from_be_bytes(bytes))
+            };
+            let mut said = 0_u64;
+            let mut say = |many: u64| {
+                for _ in 0..many {
+                    client.send(&said.to_be_bytes()).expect("nobody has answered");
+                    said += 1;
+                }
+            };
+
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+            runtime.block_on(async {
+                let routes = Routes::open(RANGE).expect("netlink");
+                let address = Address(Ipv4Addr::new(10, 50, 0, 2));
+                say(1);
+                assert_eq!(hear().expect("it runs"), 0);
+                for round in 0..2 {
+                    routes.set(address, Way::Nowhere).await.expect("held");
+                    say(100);
+                    // The reader and the kernel have their time; more than the ones that came must not be needed.
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                    container.set_nonblocking(true).expect("set");
+                    assert!(hear().is_err(), "it stands still");
+                    container.set_nonblocking(false).expect("set");
+                    assert_eq!(routes.all().await.expect("listed"), [(address, Way::Nowhere)]);
+                    routes.set(address, Way::Here).await.expect("released");
+                    for number in 0..100 {
+                        assert_eq!(hear().expect("it was held"), round * 101 + 1 + number);
+                    }
+                    say(1);
+                    assert_eq!(hear().expect("it runs"), round * 101 + 101);
+                    assert_eq!(routes.all().await.expect("listed"), []);
+                }
+                // The process dies while packets wait: they vanish, and nobody is told that the container is away.
+                routes.set(address, Way::Nowhere).await.expect("held");
+                drop(routes);
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                say(10);
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                say(1);
+                assert_eq!(client.take_error().expect("asked").map(|error| error.to_string()), None);
+                container.set_nonblocking(true).expect("set");
+                assert!(hear().is_err());
+            });
+        })
+        .join()
+        .expect("as promised");
     }
 }
