@@ -10,7 +10,7 @@ use godwit_ledger::replica::{self, LedgerMessage};
 use godwit_protocol::capacity::Capacity;
 use godwit_protocol::effect::{Effect, Notice as Told, What};
 use godwit_protocol::evidence::{Evidence, Sentence};
-use godwit_protocol::handoff::{Action, Promise};
+use godwit_protocol::handoff::Promise;
 use godwit_protocol::membership::Change as Membership;
 use godwit_protocol::signed::Keys;
 use godwit_protocol::site::{self, Load, Site};
@@ -368,10 +368,6 @@ impl Host {
                 }
                 Effect::Say { to, word } => self.send(to, word),
                 Effect::Do(task) => {
-                    // Traffic for a container that stands still must not reach a half-made copy: routes move with owners.
-                    if matches!(task.action, Action::Resume | Action::Thaw) {
-                        self.routes.refresh(task.container);
-                    }
                     // A container that has left the mesh is only ever dropped, which needs no image.
                     let known = self.ledger.state().container(&task.container);
                     let image = known.map_or(ImageId([0; 32]), |known| known.register.image.id);

@@ -52,11 +52,13 @@ impl Routes {
         self.refresh(container);
     }
 
-    /// A container has another owner.
+    /// A container has another owner. One that comes here stands still: whoever lets it go on lets its packets in.
     pub fn moved(&mut self, container: ContainerId, owner: SiteId) {
         if let Some(place) = self.containers.get_mut(&container) {
             place.1 = owner;
-            self.refresh(container);
+            if owner != self.me {
+                self.refresh(container);
+            }
         }
     }
 
@@ -68,7 +70,7 @@ impl Routes {
     }
 
     /// Says again which way a container's packets go. Of a site that was never heard of none is known.
-    pub fn refresh(&mut self, container: ContainerId) {
+    fn refresh(&self, container: ContainerId) {
         let Some((address, owner)) = self.containers.get(&container) else { return };
         let way = if *owner == self.me { Some(Way::Here) } else { self.sites.get(owner).map(|site| Way::Via(site.0)) };
         if let Some(way) = way {

@@ -41,7 +41,7 @@ impl Check {
 pub async fn checks(socket: &Path, criu: &Path, state: &Path) -> Vec<Check> {
     let mut checks = engine(socket).await;
     checks.extend(criu_checks(criu).await);
-    checks.extend([permissions(), iptables().await, forwarding(), disk("disk for godwit", state)]);
+    checks.extend([permissions(), iptables().await, forwarding(), tunnel(), disk("disk for godwit", state)]);
     checks
 }
 
@@ -146,6 +146,15 @@ fn forwarding() -> Check {
     let found = std::fs::read_to_string("/proc/sys/net/ipv4/ip_forward").unwrap_or_default();
     let on = found.trim() == "1";
     Check::new("forwarding", on, if on { "on" } else { "off" }, "sysctl -w net.ipv4.ip_forward=1")
+}
+
+/// Where packets wait for containers that stand still.
+fn tunnel() -> Check {
+    let device = Path::new("/dev/net/tun");
+    let opened = std::fs::OpenOptions::new().read(true).write(true).open(device);
+    let found = opened.as_ref().map_or_else(|error| format!("{}: {error}", device.display()), |_| "works".to_owned());
+    let remedy = "modprobe tun; without it packets for containers that move are dropped, and their clients wait longer";
+    Check::new("tunnel device", opened.is_ok(), found, remedy)
 }
 
 fn disk(name: &str, path: &Path) -> Check {

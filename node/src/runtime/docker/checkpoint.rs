@@ -234,6 +234,8 @@ impl DockerRuntime {
         }
         let mark = mark?;
         let started = Instant::now();
+        // It may have been another's meanwhile, and its packets sent there.
+        self.hold(spec.deploy.address).await?;
         if !dir.join(COMPLETE).exists() {
             self.go_on_unfinished(&found, &spec, &dir).await?;
             return Ok(Resumed { copy_ms: Millis(0), start_ms: millis(started) });
