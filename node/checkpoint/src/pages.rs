@@ -1,0 +1,1 @@
+//! Serves the pages that a restored process still lacks, in place of `criu lazy-pages`.
