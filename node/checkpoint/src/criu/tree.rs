@@ -1,0 +1,166 @@
+//! A process and all its descendants, while they stand still.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Instant;
+
+use procfs::process::Process;
+use rustix::io::Errno;
+use rustix::process::{Signal, pidfd_send_signal};
+
+use super::conversation::readable;
+use super::worker::pidfd;
+use super::{Error, tcp};
+
+/// More processes are no container of ours; each costs a descriptor.
+const TASKS_MAX: usize = 4096;
+
+/// A process tree, each process named for good by a descriptor: what is signalled is never a stranger with the same number.
+///
+/// The list is complete only if the processes stand still, as those of a held dump or restore do.
+#[derive(Debug)]
+pub struct Tree {
+    root: u32,
+    /// Parents before their children; the root first.
+    tasks: Vec<Task>,
+}
+
+#[derive(Debug)]
+struct Task {
+    pid: u32,
+    process: OwnedFd,
+}
+
+impl Tree {
+    /// The process and all its descendants.
+    ///
+    /// # Errors
+    /// [`Error::Tree`]: there is no such process, or more than 4096.
+    pub fn of(root: u32) -> Result<Self, Error> {
+        let process = pidfd(root).map_err(|error| problem(root, error))?;
+        let mut tree = Self { root, tasks: vec![Task { pid: root, process }] };
+        tree.collect(0)?;
+        Ok(tree)
+    }
+
+    /// The descendants alone.
+    pub(super) fn below(root: u32) -> Result<Self, Error> {
+        let mut tree = Self { root, tasks: Vec::new() };
+        tree.children_of(root)?;
+        tree.collect(0)?;
+        Ok(tree)
+    }
+
+    fn collect(&mut self, from: usize) -> Result<(), Error> {
+        let mut next = from;
+        while let Some(task) = self.tasks.get(next) {
+            self.children_of(task.pid)?;
+            next += 1;
+        }
+        Ok(())
+    }
+
+    fn children_of(&mut self, pid: u32) -> Result<(), Error> {
+        let number = i32::try_from(pid).map_err(|error| problem(self.root, error))?;
+        // One that has ended meanwhile has no children.
+        let Ok(threads) = Process::new(number).and_then(|process| process.tasks()) else { return Ok(()) };
+        for child in threads.flatten().filter_map(|thread| thread.children().ok()).flatten() {
+            if self.tasks.len() == TASKS_MAX {
+                return Err(problem(self.root, format!("there are more than {TASKS_MAX}")));
+            }
+            match pidfd(child) {
+                Ok(process) => self.tasks.push(Task { pid: child, process }),
+                Err(error) if error.raw_os_error() == Some(libc::ESRCH) => {}
+                Err(error) => return Err(problem(self.root, error)),
+            }
+        }
+        Ok(())
+    }
+
+    /// The process ids, as this process sees them; the root first.
+    pub fn pids(&self) -> impl Iterator<Item = u32> {
+        self.tasks.iter().map(|task| task.pid)
+    }
+
+    pub(super) fn processes(&self) -> impl Iterator<Item = (u32, BorrowedFd<'_>)> {
+        self.tasks.iter().map(|task| (task.pid, task.process.as_fd()))
+    }
+
+    /// Sends SIGSTOP: tasks that stand under a tracer will not run an instruction when it lets them go or dies, for a task
+    /// looks for signals before it goes back to its program (`get_signal` in Linux' `kernel/signal.c`).
+    pub fn stop(&self) {
+        self.signal(Signal::STOP);
+    }
+
+    /// Takes SIGSTOP back, be it pending or in effect. A program that handles SIGCONT sees one.
+    pub fn resume(&self) {
+        self.signal(Signal::CONT);
+    }
+
+    /// Resumes what stands stopped without a tracer, after whoever held it has died, with its connections mended: CRIU may
+    /// have left them in repair mode.
+    ///
+    /// # Errors
+    /// That a connection could not be mended; the tasks run even then.
+    pub fn recover(&self) -> Result<(), Error> {
+        let mended = tcp::mend(self);
+        self.resume();
+        mended
+    }
+
+    /// Sends SIGKILL, to the root first: if that is the first process of a pid namespace, the rest goes with it.
+    pub fn kill(&self) {
+        self.signal(Signal::KILL);
+    }
+
+    /// Waits until all are gone.
+    ///
+    /// # Errors
+    /// [`Error::Alive`] at the deadline.
+    pub fn wait(&self, deadline: Instant) -> Result<(), Error> {
+        let alive = |task: &&Task| !readable(&task.process, Some(deadline)).unwrap_or(false);
+        let pids: Vec<i32> = self.tasks.iter().filter(alive).filter_map(|task| i32::try_from(task.pid).ok()).collect();
+        if pids.is_empty() { Ok(()) } else { Err(Error::Alive { pids }) }
+    }
+
+    fn signal(&self, signal: Signal) {
+        for task in &self.tasks {
+            match pidfd_send_signal(&task.process, signal) {
+                // Gone already.
+                Ok(()) | Err(Errno::SRCH) => {}
+                Err(error) => tracing::error!(task.pid, ?signal, %error, "a signal could not be sent"),
+            }
+        }
+    }
+}
+
+fn problem(root: u32, reason: impl ToString) -> Error {
+    Error::Tree { pid: i32::try_from(root).unwrap_or(0), reason: reason.to_string() }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn a_tree_has_all_descendants_and_dies_whole() {
+        let mut root = Command::new("sh").args(["-c", "sh -c 'sleep 60 & wait' & sleep 60"]).spawn().unwrap();
+        let deadline = Instant::now() + Duration::from_secs(20);
+        let tree = loop {
+            let tree = Tree::of(root.id()).unwrap();
+            if tree.pids().count() == 4 {
+                break tree;
+            }
+            assert!(Instant::now() < deadline, "{:?}", tree.pids().collect::<Vec<_>>());
+            std::thread::yield_now();
+        };
+        assert_eq!(tree.pids().next(), Some(root.id()));
+        assert!(matches!(tree.wait(Instant::now()), Err(Error::Alive { pids }) if pids.len() == 4));
+        tree.kill();
+        tree.wait(deadline).unwrap();
+        root.wait().unwrap();
+        assert!(matches!(Tree::of(root.id()), Err(Error::Tree { .. })));
+    }
+}
