@@ -13,6 +13,10 @@ const LINES: usize = 4;
 /// Characters of one line: paths are long, and the reason goes to terminals and other sites.
 const LINE_MAX: usize = 300;
 
+/// Errors by CRIU's own word that are not why anything fails: it lacks CAP_SYS_RESOURCE, or /dev/net/tun, which it tries once
+/// after a boot.
+const HARMLESS: [&str; 2] = ["rlimit: Can't setup", "tun: Unable to create tun"];
+
 /// The reason that the log in `file` gives, or else `answer`, CRIU's own summary, or else that there is none.
 pub(super) fn reason(file: &Path, answer: Option<&str>) -> String {
     let log = read(file).unwrap_or_default();
@@ -35,8 +39,7 @@ fn read(path: &Path) -> std::io::Result<String> {
 /// The first errors, without time stamps and places in CRIU's source.
 fn telling(log: &str) -> String {
     let errors = log.lines().filter_map(|line| line.split_once("Error (")?.1.split_once("): "));
-    // Every process without CAP_SYS_RESOURCE has the one about rlimit; it is not why anything fails.
-    let telling = |text: &&str| !text.is_empty() && !text.starts_with("rlimit: Can't setup");
+    let telling = |text: &&str| !text.is_empty() && !HARMLESS.iter().any(|start| text.starts_with(start));
     let mut texts: Vec<&str> = errors.map(|(_, text)| text.trim()).filter(telling).collect();
     texts.dedup();
     texts.truncate(LINES);

@@ -20,12 +20,12 @@ const ADDRESS: &str = "10.77.0.2:7000";
 const BEATS: &str = "/beats";
 const THREADS: usize = 3;
 /// A network namespace with one address, reached from the lab.
-const NETWORK: &str = "ip netns add site && ip link add up type veth peer name eth0 netns site && \
-    ip addr add 10.77.0.1/24 dev up && ip link set up up && ip -n site addr add 10.77.0.2/24 dev eth0 && \
+const NETWORK: &str = "ip netns add site && ip link add host type veth peer name eth0 netns site && \
+    ip addr add 10.77.0.1/24 dev host && ip link set host up && ip -n site addr add 10.77.0.2/24 dev eth0 && \
     ip -n site link set eth0 up && ip -n site link set lo up";
 /// A mount namespace with a root and /proc, as the first process of a pid namespace and of a session.
 const BOX: &str = "mount --bind / /box && cd /box && mount -t proc proc proc && pivot_root . . && umount -l . && cd / && \
-    exec setsid /program workload \"$1\"";
+    exec setsid /program workload \"$1\" </dev/null >/dev/null 2>&1";
 
 /// A container that runs in the lab, and a connection to it.
 pub struct Container {

@@ -6,6 +6,12 @@ set -euo pipefail
 base=$1 scratch=$2 program=$3
 shift 3
 
+# What a caller has left open would be dumped with the rest.
+for fd in "/proc/$BASHPID/fd/"*; do
+  fd=${fd##*/}
+  [ "$fd" -le 2 ] || [ "$fd" = 255 ] || eval "exec $fd>&-"
+done
+
 mount --make-rprivate /
 mount -t tmpfs -o mode=755 lab "$scratch"
 mkdir "$scratch"/{upper,work,root}

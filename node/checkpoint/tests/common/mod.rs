@@ -42,7 +42,7 @@ pub fn in_lab(arguments: &[&str]) -> Result<String, String> {
         "lab",
     ]);
     lab.args([&base, scratch.path(), &program]).args(arguments);
-    let output = lab.output().map_err(|error| format!("unshare (util-linux): {error}"))?;
+    let output = lab.env("RUST_BACKTRACE", "0").output().map_err(|error| format!("unshare (util-linux): {error}"))?;
     let said = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     if output.status.success() { Ok(said) } else { Err(format!("{}\n{said}", output.status)) }
 }

@@ -55,12 +55,13 @@ pub struct Holder {
 
 impl Holder {
     /// Starts a holder by `command`, which is to call [`run`](super::run) with the same path, and has it start CRIU.
+    /// Its output goes where the command says; it lives longer than this process, so not into a pipe that ends with it.
     ///
     /// # Errors
     /// That the command cannot be started or does not listen in time, or that CRIU cannot be started.
     pub fn start(mut command: Command, socket: &Path, criu: &Criu, deadline: Instant) -> Result<Self, Error> {
         // A process group of its own: what a terminal sends to ours does not reach it.
-        command.process_group(0).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        command.process_group(0).stdin(Stdio::null());
         let program = PathBuf::from(command.get_program());
         let mut child = command.spawn().map_err(|source| Error::Start { program, source })?;
         let prepared = text(criu.program()).and_then(|program| {

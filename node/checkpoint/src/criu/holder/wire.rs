@@ -65,7 +65,8 @@ pub(super) enum Phase {
 /// The answer.
 #[derive(Clone, PartialEq, prost::Message)]
 pub(super) struct Reply {
-    #[prost(enumeration = "Phase", tag = "1")]
+    /// Required, hence always encoded: an empty packet would be an end.
+    #[prost(enumeration = "Phase", required, tag = "1")]
     pub phase: i32,
     /// Of what is held.
     #[prost(uint32, repeated, tag = "2")]
