@@ -103,11 +103,19 @@ impl Protector {
         let length = range.end - range.start;
         let mut register = abi::Register { start: range.start, length, mode: abi::REGISTER_MODE_WP, ioctls: 0 };
         // SAFETY: as above; the addresses in it are the other process's and mean nothing here.
-        unsafe { abi::register(self.0.as_raw_fd(), &raw mut register) }?;
-        // A mapping moved by mremap may bring protected pages along (before Linux 6.14), whose writes would stay unseen.
-        let mut unprotect = abi::WriteProtect { start: range.start, length, mode: 0 };
+        match unsafe { abi::register(self.0.as_raw_fd(), &raw mut register) } {
+            // A mapping moved by mremap may bring protected pages along (before Linux 6.14), whose writes would stay unseen.
+            Ok(_) => self.unprotect(range),
+            // Also what this request says, unlike others, when the memory is gone.
+            Err(Errno::ENOMEM) => self.unprotect(range).and(Err(Errno::ENOMEM)),
+            Err(errno) => Err(errno),
+        }
+    }
+
+    fn unprotect(&self, range: &Range<u64>) -> Result<(), Errno> {
+        let mut request = abi::WriteProtect { start: range.start, length: range.end - range.start, mode: 0 };
         // SAFETY: as above.
-        unsafe { abi::write_protect(self.0.as_raw_fd(), &raw mut unprotect) }.map(drop)
+        unsafe { abi::write_protect(self.0.as_raw_fd(), &raw mut request) }.map(drop)
     }
 }
 
@@ -171,7 +179,8 @@ impl Scanner {
             // SAFETY: the structure is the one that this request reads and writes; the kernel writes at most `vec_len`
             // regions to `vec`, which has room for them and is borrowed exclusively.
             let found = unsafe { abi::pagemap_scan(self.pagemap.as_raw_fd(), &raw mut scan) }?;
-            for region in &self.regions[..usize::try_from(found).expect("a count")] {
+            let found = &self.regions[..usize::try_from(found).expect("a count")];
+            for region in found {
                 if region.categories & abi::ZERO_PAGE != 0 {
                     continue;
                 }
@@ -180,8 +189,10 @@ impl Scanner {
                     super::ranges::push(&mut pages.written, region.start..region.end);
                 }
             }
-            assert!(scan.walk_end > start, "a scan that had room for a region goes on");
-            start = scan.walk_end;
+            // `walk_end` counts only if room ran out, and even then may lie before what was told (seen in Linux 6.18, which
+            // leaves it where its own small buffer was emptied last).
+            let told = found.last().map_or(range.start, |region| region.end);
+            start = if found.len() < REGIONS { range.end } else { scan.walk_end.max(told) };
         }
         Ok(())
     }

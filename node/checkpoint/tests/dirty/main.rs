@@ -169,7 +169,9 @@ fn a_system_call_in_progress_goes_on() {
         let mut process = Process::start(call);
         process.wait_until_inside();
         let before = process.status_of_interest();
-        for _ in 0..20 {
+        // Calls that are not restarted after a stop (signal(7)) end at the first.
+        let times = if call == "epoll_pwait" { 1 } else { 20 };
+        for _ in 0..times {
             drop(by(Method::WriteProtect, &process));
         }
         assert_eq!(process.status_of_interest(), before, "{call}");
@@ -181,6 +183,7 @@ fn a_system_call_in_progress_goes_on() {
 #[test]
 fn no_signal_is_lost() {
     let mut process = Process::start("signals");
+    assert_eq!(process.ask("count"), "0 0", "handlers are set");
     let rounds = 400;
     for n in 0..rounds {
         // One in flight before the thread is stopped, one at any moment of it.

@@ -248,8 +248,8 @@ fn pages() {
     for n in 0..32 {
         write(page(n), n.to_le_bytes()[0] + 1);
     }
-    say(base.addr());
     let zeros = std::fs::File::open("/dev/zero").unwrap();
+    say(base.addr());
     serve(|command, n| {
         let at = page(n);
         unsafe {
@@ -268,7 +268,7 @@ fn pages() {
                 "none" => done(libc::mprotect(at.cast(), 4096, libc::PROT_NONE)),
                 "remap" => {
                     let flags = libc::MREMAP_MAYMOVE | libc::MREMAP_DONTUNMAP;
-                    assert_ne!(libc::mremap(at.cast(), 4096, 4096, flags), libc::MAP_FAILED);
+                    assert_ne!(libc::mremap(at.cast(), 4096, 4096, flags, null_mut::<u8>()), libc::MAP_FAILED);
                 }
                 "fork" => match libc::fork() {
                     0 => libc::_exit(0),
