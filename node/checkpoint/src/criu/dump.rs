@@ -121,7 +121,7 @@ impl Held {
             self.worker.end();
         }
         let mended = self.let_go();
-        undone.or(mended)
+        undone.and(mended)
     }
 
     /// CRIU reports failure for what we failed: that is success here. A lazy dump opens a port for its pages all the same,

@@ -57,7 +57,6 @@ impl Container {
             "--ipc",
             "--pid",
             "--fork",
-            "--kill-child",
         ]);
         unshare.args(["--", "bash", "-c", BOX, "box", &megabytes.to_string()]);
         unshare.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
