@@ -137,7 +137,8 @@ fn a_dead_source_task_ends_the_service_and_the_task() -> Result<(), Failed> {
 }
 
 fn a_new_service_goes_on_where_a_killed_one_ended() -> Result<(), Failed> {
-    for scenario in ["reads_by_four_threads", "forks", "moves_its_memory", "gives_memory_up", "does_everything_at_once"] {
+    for scenario in ["reads_by_four_threads", "forks", "moves_its_memory", "gives_memory_up", "does_everything_at_once"]
+    {
         let mut world = World::new(20_000)?;
         let mut first = world.service_process()?;
         world.restore(scenario)?;

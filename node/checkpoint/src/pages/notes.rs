@@ -164,7 +164,6 @@ pub(super) fn receive_raw(
     let message = loop {
         match recvmsg::<()>(socket.as_fd().as_raw_fd(), &mut parts, Some(control), flags) {
             Err(Errno::EINTR) => {}
-            // SAFETY (of the unsafe block below): each descriptor is taken from the message once.
             other => break other?,
         }
     };
@@ -206,7 +205,7 @@ mod tests {
         send(&a, &notes, &[a.as_fd(), b.as_fd()]).unwrap();
         let (arrived, descriptors) = receive(&b, MsgFlags::empty()).unwrap();
         assert_eq!((arrived, descriptors.len()), (notes, 2));
-        drop(a);
+        drop((a, descriptors));
         assert_eq!(receive(&b, MsgFlags::empty()).unwrap().0, []);
     }
 }

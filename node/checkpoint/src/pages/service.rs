@@ -587,7 +587,9 @@ impl Work {
         match heard {
             Heard::Connected(requests) => {
                 self.requests = Some(requests);
-                for served in self.spaces.values() {
+                for served in self.spaces.values_mut() {
+                    // Faults before there was a connection were not asked for either.
+                    served.space.reconnected();
                     let woken = served.uffd.wake_all();
                     woken.map_err(|source| ServiceError::System { what: "wake waiting threads", source })?;
                 }
@@ -598,7 +600,6 @@ impl Work {
                     let _ = self.tell.send(Event::ConnectionLost(error));
                 }
                 self.pace = Pace::new();
-                self.spaces.values_mut().for_each(|served| served.space.disconnected());
             }
         }
         Ok(true)

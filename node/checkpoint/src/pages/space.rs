@@ -187,8 +187,8 @@ impl Space {
         self.push_from = 0;
     }
 
-    /// The connection was lost: nothing is asked for any more.
-    pub fn disconnected(&mut self) {
+    /// There is a new connection, on which nothing was asked for yet.
+    pub fn reconnected(&mut self) {
         let asked = |page| if matches!(page, Page::Pushed | Page::Faulted) { Page::Missing } else { page };
         self.mark(0..u64::MAX, asked);
         self.push_from = 0;
@@ -358,7 +358,7 @@ mod tests {
         let mut space = space(&[(0x100, 4)]);
         space.fault(0x101 * PAGE);
         while space.next_push(8).is_some() {}
-        space.disconnected();
+        space.reconnected();
         assert_eq!(space.fault(0x101 * PAGE), Fault::Ask(0x101 * PAGE));
         assert_eq!(space.next_push(8), Some(run(0x102, 0x102, 2)));
         assert_eq!(space.next_push(8), Some(run(0x100, 0x100, 1)));
@@ -382,7 +382,7 @@ mod tests {
         Present(u64, u64),
         Remove(u64, u64),
         Remap(u64, u64, u64),
-        Disconnect,
+        Reconnect,
         Fork,
     }
 
@@ -394,7 +394,7 @@ mod tests {
             (page(), 1_u64..9).prop_map(|(a, n)| Step::Present(a, n)),
             (page(), 1_u64..9).prop_map(|(a, n)| Step::Remove(a, n)),
             (page(), 64_u64..128, 1_u64..9).prop_map(|(a, b, n)| Step::Remap(a, b, n)),
-            Just(Step::Disconnect),
+            Just(Step::Reconnect),
             Just(Step::Fork),
         ];
         prop::collection::vec(step, 0..60)
@@ -447,7 +447,7 @@ mod tests {
                             content.and_then(|content| model.insert(to + page as u64, content));
                         }
                     }
-                    Step::Disconnect => space.disconnected(),
+                    Step::Reconnect => space.reconnected(),
                     Step::Fork => space = space.fork(),
                 }
                 let missing = model.values().filter(|(_, present)| !present).count() as u64;

@@ -48,9 +48,7 @@ pub fn page(index: usize) -> [u8; PAGE] {
 fn map(address: u64, pages: usize) {
     let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED_NOREPLACE;
     // SAFETY: maps fresh memory where nothing is.
-    let at = unsafe {
-        libc::mmap(address as *mut _, pages * PAGE, libc::PROT_READ | libc::PROT_WRITE, flags, -1, 0)
-    };
+    let at = unsafe { libc::mmap(address as *mut _, pages * PAGE, libc::PROT_READ | libc::PROT_WRITE, flags, -1, 0) };
     assert_eq!(at as u64, address, "map memory at {address:#x}");
 }
 
@@ -255,9 +253,8 @@ fn splits(pages: std::ops::Range<usize>) -> bool {
 /// Grows its mapping: what is added reads as zeros.
 fn grows() -> bool {
     // SAFETY: nothing lies behind the mapping's second half, and it may move.
-    let at = unsafe {
-        libc::mremap(home(PAGES / 2) as *mut _, PAGES / 2 * PAGE, PAGES * PAGE, libc::MREMAP_MAYMOVE)
-    } as u64;
+    let at =
+        unsafe { libc::mremap(home(PAGES / 2) as *mut _, PAGES / 2 * PAGE, PAGES * PAGE, libc::MREMAP_MAYMOVE) } as u64;
     let added = at + (PAGES / 2 * PAGE) as u64;
     (0..PAGES / 2).all(|index| is(added + (index * PAGE) as u64, &[0; PAGE])) && are(at, PAGES / 2, PAGES)
 }
