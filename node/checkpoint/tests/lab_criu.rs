@@ -5,17 +5,24 @@
 
 mod common;
 
+use std::io::Read;
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use common::container::{Container, Report, beats, criu, inherit, restore, runs, soon, stands, until};
+use common::container::{Container, Report, beats, criu, dump, inherit, restore, runs, soon, stands, switch, until};
 use common::in_lab;
 use godwit_checkpoint::criu::holder::{self, Holder, Status};
-use godwit_checkpoint::criu::{Error, MIN_VERSION, Tree};
+use godwit_checkpoint::criu::{Error, MIN_VERSION, Restore, Tree};
+use godwit_checkpoint::pages::{Connection, MemoryStore, Options, Server, Service, guard};
 use libtest_mimic::{Arguments, Failed, Trial};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
 const SOCKET: &str = "/tmp/holder.sock";
+const CONTROL: &str = "/tmp/pages.sock";
 
 const TESTS: &[(&str, fn())] = &[
     ("the_lab_has_a_criu_that_is_new_enough", the_lab_has_a_criu_that_is_new_enough),
@@ -26,6 +33,9 @@ const TESTS: &[(&str, fn())] = &[
     ("a_cancelled_restore_leaves_nothing_and_can_be_repeated", a_cancelled_restore_leaves_nothing),
     ("a_dump_at_its_deadline_runs_on_with_memory_and_connection", a_dump_at_its_deadline_runs_on),
     ("a_refused_dump_says_why_and_runs_on", a_refused_dump_says_why_and_runs_on),
+    ("a_criu_that_hangs_is_ended_and_the_source_runs_on", a_criu_that_hangs_is_ended),
+    ("a_lazy_restore_runs_while_its_pages_come", a_lazy_restore_runs_while_its_pages_come),
+    ("a_restore_whose_holder_is_killed_never_runs", a_restore_whose_holder_is_killed_never_runs),
     ("a_holder_keeps_the_tasks_when_its_user_is_killed", a_holder_keeps_the_tasks_when_its_user_is_killed),
     ("a_holder_commits_once_and_for_all", a_holder_commits_once_and_for_all),
     ("a_holder_keeps_the_tasks_when_criu_is_killed", a_holder_keeps_the_tasks_when_criu_is_killed),
@@ -40,6 +50,7 @@ fn main() {
         ["workload", megabytes] => common::container::workload(megabytes.parse().unwrap()),
         ["holder", socket] => holder::run(Path::new(socket)).unwrap(),
         ["user", pid] => user(pid.parse().unwrap()),
+        ["restorer"] => restorer(),
         _ => {
             let trial = |(name, _): &(&'static str, _)| {
                 Trial::test(*name, || in_lab(&["inside", name]).map(drop).map_err(Failed::from))
@@ -77,7 +88,7 @@ fn a_committed_dump_goes_on_where_it_stood() {
     assert!(Tree::of(container.pid).is_err() || stands());
     container.reap();
 
-    let held = criu().worker(inherit()).unwrap().restore(&restore(), soon()).unwrap();
+    let held = criu().worker(inherit("site")).unwrap().restore(&restore(false), soon()).unwrap();
     assert!(stands());
     assert_eq!(beats(), stood_at);
     let pid = held.release(soon()).unwrap();
@@ -92,13 +103,13 @@ fn a_cancelled_restore_leaves_nothing() {
     container.reap();
     let stood_at = beats();
     for _ in 0..2 {
-        let held = criu().worker(inherit()).unwrap().restore(&restore(), soon()).unwrap();
+        let held = criu().worker(inherit("site")).unwrap().restore(&restore(false), soon()).unwrap();
         let pid = held.tree().pids().next().unwrap();
         held.cancel(soon()).unwrap();
         assert_eq!(beats(), stood_at);
         assert!(!Path::new(&format!("/proc/{pid}/exe")).exists());
     }
-    criu().worker(inherit()).unwrap().restore(&restore(), soon()).unwrap().release(soon()).unwrap();
+    criu().worker(inherit("site")).unwrap().restore(&restore(false), soon()).unwrap().release(soon()).unwrap();
     assert_eq!(container.report(), Report { served: 2, wrong: 0 });
 }
 
@@ -130,16 +141,73 @@ fn a_refused_dump_says_why_and_runs_on() {
     assert_eq!(container.report(), Report { served: 2, wrong: 0 });
 }
 
+/// At several moments of the dump: parasites are in, connections in repair mode, or nothing is there yet.
+fn a_criu_that_hangs_is_ended() {
+    let mut container = Container::start(32);
+    for milliseconds in [4, 8, 12, 16] {
+        let worker = criu().worker(Vec::new()).unwrap();
+        let criu = pid(worker.pid());
+        let hangs = std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_millis(milliseconds));
+            kill(criu, Signal::SIGSTOP).unwrap();
+        });
+        let held = worker.dump(&container.dump(true), Instant::now() + Duration::from_millis(200));
+        hangs.join().unwrap();
+        let late = held.and_then(|held| held.abort(Instant::now() + Duration::from_millis(200))).unwrap_err();
+        assert!(matches!(late, Error::Late { .. }), "{late}");
+        assert!(runs());
+        assert_eq!(container.report().wrong, 0);
+    }
+}
+
+/// The source is held and read while the copy already runs; only then it goes.
+fn a_lazy_restore_runs_while_its_pages_come() {
+    let mut container = Container::start(16);
+    let held = criu().worker(Vec::new()).unwrap().dump(&container.dump(true), soon()).unwrap();
+    let stood_at = beats();
+    let restore = restore(true);
+    let guard = guard(&restore);
+    let service = service(&restore, held.tree());
+    switch();
+    let copy = criu().worker(inherit("other")).unwrap().restore(&restore, soon()).unwrap();
+    assert!(stands() && beats() == stood_at);
+    service.protect(copy.tree().root().unwrap()).unwrap();
+    copy.release(soon()).unwrap();
+    assert!(runs());
+    assert_eq!(container.report(), Report { served: 2, wrong: 0 });
+    until("all pages come", || service.ended().then_some(()));
+    assert!(service.wait().unwrap().lazy >= 16 * 256);
+    guard.join().unwrap();
+    held.commit(soon()).unwrap();
+    container.reap();
+    assert_eq!(container.report(), Report { served: 3, wrong: 0 });
+}
+
+fn a_restore_whose_holder_is_killed_never_runs() {
+    let mut container = Container::start(1);
+    criu().worker(Vec::new()).unwrap().dump(&container.dump(false), soon()).unwrap().commit(soon()).unwrap();
+    container.reap();
+    let stood_at = beats();
+    let mut restorer = start_role(&["restorer"]);
+    restorer.kill().unwrap();
+    restorer.wait().unwrap();
+    assert!(stands() && beats() == stood_at);
+    // CRIU has undone it all: the same can be restored again.
+    until("CRIU is gone", || find("criu").is_empty().then_some(()));
+    criu().worker(inherit("site")).unwrap().restore(&restore(false), soon()).unwrap().release(soon()).unwrap();
+    assert_eq!(container.report(), Report { served: 2, wrong: 0 });
+}
+
 fn a_holder_keeps_the_tasks_when_its_user_is_killed() {
     let mut container = Container::start(8);
-    let mut user = start_user(container.pid);
+    let mut user = start_role(&["user", &container.pid.to_string()]);
     user.kill().unwrap();
     user.wait().unwrap();
     assert!(stands());
 
     let mut holder = Holder::connect(Path::new(SOCKET)).unwrap();
     let Status::Held { pids, criu_lives: true } = holder.status(soon()).unwrap() else { panic!() };
-    assert_eq!(pids, [container.pid]);
+    assert_eq!((pids.len(), pids[0]), (2, container.pid));
     holder.abort(soon()).unwrap();
     assert!(runs());
     assert_eq!(container.report(), Report { served: 2, wrong: 0 });
@@ -161,7 +229,7 @@ fn a_holder_commits_once_and_for_all() {
     assert_eq!(holder.status(soon()).unwrap(), Status::Committed);
     holder.quit(soon()).unwrap();
 
-    criu().worker(inherit()).unwrap().restore(&restore(), soon()).unwrap().release(soon()).unwrap();
+    criu().worker(inherit("site")).unwrap().restore(&restore(false), soon()).unwrap().release(soon()).unwrap();
     assert_eq!(container.report(), Report { served: 2, wrong: 0 });
 }
 
@@ -201,38 +269,85 @@ fn start_holder() -> Holder {
     Holder::start(command, Path::new(SOCKET), &criu(), soon()).unwrap()
 }
 
-/// A user in a process of its own, which has had the container dumped.
-fn start_user(pid: u32) -> Child {
-    let mut command = Command::new("/program");
-    let mut user = command.args(["user", &pid.to_string()]).stdout(Stdio::piped()).spawn().unwrap();
-    let mut said = [0; 5];
-    std::io::Read::read_exact(user.stdout.as_mut().unwrap(), &mut said).unwrap();
-    user
+/// This program in another role, once it has said that it is ready.
+fn start_role(role: &[&str]) -> Child {
+    let mut child = Command::new("/program").args(role).stdout(Stdio::piped()).spawn().unwrap();
+    let mut said = [0; 6];
+    child.stdout.as_mut().unwrap().read_exact(&mut said).unwrap();
+    child
 }
 
+/// Has a holder dump the container.
 fn user(pid: u32) {
-    start_holder().dump(&common::container::dump(pid, false), soon()).unwrap();
-    println!("held");
+    start_holder().dump(&dump(pid, false), soon()).unwrap();
+    say_ready();
+}
+
+/// Holds a restore.
+fn restorer() {
+    let _held = criu().worker(inherit("site")).unwrap().restore(&restore(false), soon()).unwrap();
+    say_ready();
+}
+
+fn say_ready() {
+    println!("ready");
     std::thread::sleep(Duration::from_secs(600));
 }
 
-/// Kills the processes in the lab whose command line begins with this, path aside; there are some.
+/// Serves what CRIU hands over; a thread of this test is enough of a process.
+fn guard(restore: &Restore) -> JoinHandle<guard::Ending> {
+    let config = guard::Config {
+        criu: restore.work.join("lazy-pages.socket"),
+        control: CONTROL.into(),
+        restore: Duration::from_secs(20),
+        patience: Duration::from_secs(20),
+    };
+    std::thread::spawn(move || guard::run(&config).unwrap())
+}
+
+/// Fills pages with what the standing tasks have.
+fn service(restore: &Restore, tree: &Tree) -> Service {
+    let tasks: Vec<_> =
+        tree.image_pids().unwrap().iter().map(|(image, here)| (pid(*image).as_raw(), pid(*here))).collect();
+    let connect = move || {
+        let (ours, theirs) = UnixStream::pair()?;
+        let (server, connection) = (Server::new(tasks.clone()), Connection::unix(theirs)?);
+        std::thread::spawn(move || server.serve(connection));
+        Connection::unix(ours)
+    };
+    let options = Options {
+        images: restore.images.clone(),
+        guard: CONTROL.into(),
+        attach: Duration::from_secs(20),
+        store: Box::new(MemoryStore::default()),
+        connect: Box::new(connect),
+        stale: Duration::from_secs(5),
+        silence: Duration::from_secs(5),
+    };
+    Service::start(options).unwrap()
+}
+
+/// Kills the processes in the lab whose command begins with this, path aside; there are some.
 fn kill_the(command: &str) {
-    let found: Vec<u32> = std::fs::read_dir("/proc")
-        .unwrap()
-        .flatten()
-        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
-        .filter(|pid| {
-            let line = std::fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default().replace('\0', " ");
-            line.rsplit_once('/').map_or(&*line, |(_, name)| name).starts_with(command)
-                || line.trim_start_matches('/').starts_with(command)
-        })
-        .collect();
+    let found = find(command);
     assert!(!found.is_empty(), "no {command}");
-    for pid in found {
-        let _ = nix::sys::signal::kill(
-            nix::unistd::Pid::from_raw(i32::try_from(pid).unwrap()),
-            nix::sys::signal::Signal::SIGKILL,
-        );
+    for found in found {
+        let _ = kill(found, Signal::SIGKILL);
     }
+}
+
+fn find(command: &str) -> Vec<Pid> {
+    let begins = |pid: &u32| {
+        let line = std::fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default().replace('\0', " ");
+        let (program, arguments) = line.split_once(' ').unwrap_or((&line, ""));
+        let name = program.rsplit('/').next().unwrap_or_default();
+        format!("{name} {arguments}").starts_with(command)
+    };
+    let pids =
+        std::fs::read_dir("/proc").unwrap().flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    pids.filter(begins).map(pid).collect()
+}
+
+fn pid(number: u32) -> Pid {
+    Pid::from_raw(i32::try_from(number).unwrap())
 }

@@ -35,16 +35,36 @@ pub struct Held {
     worker: Worker,
     tree: Tree,
     pinned: bool,
-    killed: bool,
+    fate: Fate,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fate {
+    Open,
+    Killed,
+    LetGo,
 }
 
 impl Worker {
     /// Dumps, and holds the dump. Until the deadline the tasks stand for as long as CRIU takes.
     ///
     /// # Errors
-    /// [`Error::Refused`] by CRIU, [`Error::Late`] at the deadline, and what else breaks. The source runs on; its connections
-    /// do too, unless CRIU hung so badly that it had to be killed.
+    /// [`Error::Refused`] by CRIU, [`Error::Late`] at the deadline, and what else breaks. The source runs on, and so do
+    /// its connections.
     pub fn dump(mut self, dump: &Dump, deadline: Instant) -> Result<Held, Error> {
+        match self.dump_and_hold(dump, deadline) {
+            Ok(tree) => Ok(Held { worker: self, tree, pinned: false, fate: Fate::Open }),
+            Err(error) => {
+                self.end();
+                if self.was_killed() {
+                    mend(dump.pid);
+                }
+                Err(error)
+            }
+        }
+    }
+
+    fn dump_and_hold(&mut self, dump: &Dump, deadline: Instant) -> Result<Tree, Error> {
         let folders = Folders::open(&dump.images, &dump.work)?;
         let mut opts = folders.options(LOG);
         opts.pid = Some(i32::try_from(dump.pid).map_err(|error| Error::Tree { pid: 0, reason: error.to_string() })?);
@@ -63,8 +83,7 @@ impl Worker {
         self.explain_by(dump.work.join(LOG));
         self.send(ACTION, &Request { kind: Kind::Dump.into(), opts: Some(opts), notify_success: None })?;
         self.run_to(ACTION, "post-dump", deadline)?;
-        let tree = Tree::of(dump.pid)?;
-        Ok(Held { worker: self, tree, pinned: false, killed: false })
+        Tree::of(dump.pid)
     }
 }
 
@@ -98,7 +117,7 @@ impl Held {
 
     /// As [`commit`](Self::commit), to be asked again after [`Error::Alive`].
     pub(super) fn kill(&mut self, deadline: Instant) -> Result<(), Error> {
-        self.killed = true;
+        self.fate = Fate::Killed;
         self.tree.kill();
         self.worker.kill();
         self.tree.wait(deadline)
@@ -106,7 +125,7 @@ impl Held {
 
     /// Whether it is too late to abort.
     pub(super) fn killed(&self) -> bool {
-        self.killed
+        self.fate == Fate::Killed
     }
 
     /// The container goes on here: memory and connections are as they were. Images already written stay where they are and
@@ -138,9 +157,10 @@ impl Held {
         }
     }
 
-    /// After CRIU's end. If that was in order there is nothing to mend, and looking takes less than a millisecond.
+    /// After CRIU's end: if that was not in order, connections are left in repair mode.
     fn let_go(&mut self) -> Result<(), Error> {
-        let mended = tcp::mend(&self.tree);
+        self.fate = Fate::LetGo;
+        let mended = if self.worker.was_killed() { tcp::mend(&self.tree) } else { Ok(()) };
         if std::mem::take(&mut self.pinned) {
             self.tree.resume();
         }
@@ -150,9 +170,21 @@ impl Held {
 
 impl Drop for Held {
     fn drop(&mut self) {
-        self.worker.end();
-        if self.pinned && !self.killed {
-            let _ = self.let_go();
+        if self.fate == Fate::Open {
+            self.worker.end();
+            if let Err(error) = self.let_go() {
+                tracing::error!(%error, "a dump was dropped, and the source is not quite as it was");
+            }
+        }
+    }
+}
+
+/// The tasks run already, for nobody holds them; their connections wait for this.
+fn mend(pid: u32) {
+    match Tree::of(pid).and_then(|tree| tcp::mend(&tree)) {
+        Ok(()) => tracing::warn!(pid, "CRIU had to be killed in the middle of a dump; connections were mended"),
+        Err(error) => {
+            tracing::error!(pid, %error, "CRIU had to be killed in the middle of a dump; connections may be broken")
         }
     }
 }

@@ -3,11 +3,11 @@
 use std::path::PathBuf;
 use std::time::Instant;
 
+use super::Error;
 use super::conversation::Answer;
 use super::rpc::{CGROUPS_IGNORE, Kind, NETWORK_LOCK_SKIP, Request};
 use super::tree::Tree;
 use super::worker::{Folders, Worker};
-use super::Error;
 
 const ACTION: &str = "restore";
 const LOG: &str = "restore.log";

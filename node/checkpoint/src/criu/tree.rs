@@ -38,7 +38,7 @@ impl Tree {
     pub fn of(root: u32) -> Result<Self, Error> {
         let process = pidfd(root).map_err(|error| problem(root, error))?;
         let mut tree = Self { root, tasks: vec![Task { pid: root, process }] };
-        tree.collect(0)?;
+        tree.collect()?;
         Ok(tree)
     }
 
@@ -46,12 +46,12 @@ impl Tree {
     pub(super) fn below(root: u32) -> Result<Self, Error> {
         let mut tree = Self { root, tasks: Vec::new() };
         tree.children_of(root)?;
-        tree.collect(0)?;
+        tree.collect()?;
         Ok(tree)
     }
 
-    fn collect(&mut self, from: usize) -> Result<(), Error> {
-        let mut next = from;
+    fn collect(&mut self) -> Result<(), Error> {
+        let mut next = 0;
         while let Some(task) = self.tasks.get(next) {
             self.children_of(task.pid)?;
             next += 1;
@@ -79,6 +79,25 @@ impl Tree {
     /// The process ids, as this process sees them; the root first.
     pub fn pids(&self) -> impl Iterator<Item = u32> {
         self.tasks.iter().map(|task| task.pid)
+    }
+
+    /// A descriptor of the root's process, which names it for good.
+    ///
+    /// # Errors
+    /// That there is no descriptor left.
+    pub fn root(&self) -> Result<OwnedFd, Error> {
+        let root = self.tasks.first().ok_or_else(|| problem(self.root, "there is none"))?;
+        root.process.try_clone().map_err(Error::system("copy a pidfd"))
+    }
+
+    /// As [`pids`](Self::pids), each after the process id that CRIU's images have for it: the one in the pid namespace of the
+    /// tree's root.
+    ///
+    /// # Errors
+    /// [`Error::Tree`]: a process is gone, which none is while it is held.
+    pub fn image_pids(&self) -> Result<Vec<(u32, u32)>, Error> {
+        let named = self.pids().map(|pid| Ok((inner_pid(pid).map_err(|reason| problem(self.root, reason))?, pid)));
+        named.collect()
     }
 
     pub(super) fn processes(&self) -> impl Iterator<Item = (u32, BorrowedFd<'_>)> {
@@ -133,6 +152,14 @@ impl Tree {
     }
 }
 
+/// The innermost of the process ids that a process has in its nested namespaces (`NSpid` in proc_pid_status(5)).
+fn inner_pid(pid: u32) -> Result<u32, String> {
+    let number = i32::try_from(pid).map_err(|error| error.to_string())?;
+    let status = Process::new(number).and_then(|process| process.status()).map_err(|error| error.to_string())?;
+    let inner = status.nspid.as_ref().and_then(|pids| pids.last()).copied().unwrap_or(number);
+    u32::try_from(inner).map_err(|error| error.to_string())
+}
+
 fn problem(root: u32, reason: impl ToString) -> Error {
     Error::Tree { pid: i32::try_from(root).unwrap_or(0), reason: reason.to_string() }
 }
@@ -157,6 +184,7 @@ mod tests {
             std::thread::yield_now();
         };
         assert_eq!(tree.pids().next(), Some(root.id()));
+        assert!(tree.image_pids().unwrap().iter().all(|(image, pid)| image == pid), "no namespace of its own");
         assert!(matches!(tree.wait(Instant::now()), Err(Error::Alive { pids }) if pids.len() == 4));
         tree.kill();
         tree.wait(deadline).unwrap();

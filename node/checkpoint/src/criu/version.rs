@@ -4,10 +4,10 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
+use super::Error;
 use super::conversation::Answer;
 use super::rpc::{Kind, Request};
 use super::worker::{Inherit, Worker};
-use super::Error;
 
 /// The least version with which all of this works: older ones fail on kernels from 6.16 on.
 pub const MIN_VERSION: Version = Version { major: 4, minor: 2, sublevel: 0 };

@@ -3,9 +3,9 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
-use std::os::unix::process::CommandExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use nix::sys::socket::{Shutdown, shutdown};
@@ -43,8 +43,8 @@ pub struct Worker {
     process: OwnedFd,
     inherit: Vec<Inherit>,
     log: PathBuf,
-    /// CRIU's end was waited for.
-    over: bool,
+    /// Once CRIU's end was waited for.
+    over: Option<ExitStatus>,
 }
 
 /// What one request needs from the file system: CRIU opens both through `/proc`, before it does anything else.
@@ -91,9 +91,7 @@ impl Worker {
         unsafe { command.pre_exec(move || kept.iter().try_for_each(|fd| keep_over_exec(*fd))) };
         let mut child = command.spawn().map_err(|source| Error::Start { program: program.into(), source })?;
         match pidfd(child.id()) {
-            Ok(process) => {
-                Ok(Self { child, socket: Some(ours), process, inherit, log: PathBuf::new(), over: false })
-            }
+            Ok(process) => Ok(Self { child, socket: Some(ours), process, inherit, log: PathBuf::new(), over: None }),
             Err(source) => {
                 let _ = child.kill();
                 let _ = child.wait();
@@ -154,7 +152,12 @@ impl Worker {
     }
 
     /// Answers success until CRIU has come to `point`. Its pid there, if it names one.
-    pub(super) fn run_to(&mut self, action: &'static str, point: &str, deadline: Instant) -> Result<Option<i32>, Error> {
+    pub(super) fn run_to(
+        &mut self,
+        action: &'static str,
+        point: &str,
+        deadline: Instant,
+    ) -> Result<Option<i32>, Error> {
         loop {
             match self.answer(action, deadline)? {
                 Answer::Notified { script, pid } if script == point => return Ok(pid),
@@ -171,16 +174,20 @@ impl Worker {
 
     /// Whether CRIU still lives.
     pub(super) fn lives(&self) -> bool {
-        !self.over && !readable(&self.process, Some(Instant::now())).unwrap_or(false)
+        self.over.is_none() && !readable(&self.process, Some(Instant::now())).unwrap_or(false)
+    }
+
+    /// Whether CRIU was killed, by us or by anyone, or has crashed: then it has tidied up nothing.
+    pub(super) fn was_killed(&self) -> bool {
+        self.over.is_some_and(|status| status.signal().is_some())
     }
 
     /// Waits until CRIU has ended by itself; false at the deadline.
     pub(super) fn wait(&mut self, deadline: Instant) -> bool {
-        if !self.over && readable(&self.process, Some(deadline)).unwrap_or(false) {
-            let _ = self.child.wait();
-            self.over = true;
+        if self.over.is_none() && readable(&self.process, Some(deadline)).unwrap_or(false) {
+            self.over = self.child.wait().ok();
         }
-        self.over
+        self.over.is_some()
     }
 
     /// Has CRIU undo what it did, by hanging up; kills it with its helpers if it does not.
@@ -193,7 +200,7 @@ impl Worker {
 
     /// Kills CRIU and what descends from it: helpers of a dump, unfinished tasks of a restore.
     pub(super) fn kill(&mut self) {
-        if self.over {
+        if self.over.is_some() {
             return;
         }
         let below = Tree::below(self.child.id());

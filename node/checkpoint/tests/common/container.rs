@@ -19,10 +19,16 @@ const ADDRESS: &str = "10.77.0.2:7000";
 /// In the container's root, which is the lab's: its threads count here, for all to see.
 const BEATS: &str = "/beats";
 const THREADS: usize = 3;
-/// A network namespace with one address, reached from the lab.
-const NETWORK: &str = "ip netns add site && ip link add host type veth peer name eth0 netns site && \
-    ip addr add 10.77.0.1/24 dev host && ip link set host up && ip -n site addr add 10.77.0.2/24 dev eth0 && \
-    ip -n site link set eth0 up && ip -n site link set lo up";
+/// Two network namespaces with the same address, of which a bridge reaches one: `site` at first.
+const NETWORK: &str = "ip link add bridge type bridge; ip addr add 10.77.0.1/24 dev bridge; ip link set bridge up
+for site in site other; do
+  ip netns add $site
+  ip link add to-$site type veth peer name eth0 address 02:00:00:00:00:02 netns $site
+  ip link set to-$site master bridge
+  ip -n $site addr add 10.77.0.2/24 dev eth0
+  ip -n $site link set eth0 up; ip -n $site link set lo up
+done
+ip link set to-site up";
 /// A mount namespace with a root and /proc, as the first process of a pid namespace and of a session.
 const BOX: &str = "mount --bind / /box && cd /box && mount -t proc proc proc && pivot_root . . && umount -l . && cd / && \
     exec setsid /program workload \"$1\" </dev/null >/dev/null 2>&1";
@@ -49,15 +55,7 @@ impl Container {
     pub fn start(megabytes: usize) -> Self {
         sh(NETWORK);
         let mut unshare = Command::new("nsenter");
-        unshare.args([
-            "--net=/run/netns/site",
-            "unshare",
-            "--mount",
-            "--uts",
-            "--ipc",
-            "--pid",
-            "--fork",
-        ]);
+        unshare.args(["--net=/run/netns/site", "unshare", "--mount", "--uts", "--ipc", "--pid", "--fork"]);
         unshare.args(["--", "bash", "-c", BOX, "box", &megabytes.to_string()]);
         unshare.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         let unshare = unshare.spawn().unwrap();
@@ -97,14 +95,19 @@ pub fn dump(pid: u32, lazy: bool) -> Dump {
 }
 
 /// Restores what [`dump`] has dumped.
-pub fn restore() -> Restore {
+pub fn restore(lazy: bool) -> Restore {
     let (images, work) = (PathBuf::from("/tmp/images"), tmpfs("restore"));
-    Restore { images, work, root: Some("/box".into()), lazy: false, external: Vec::new() }
+    Restore { images, work, root: Some("/box".into()), lazy, external: Vec::new() }
+}
+
+/// From now on the bridge reaches the other network namespace.
+pub fn switch() {
+    sh("ip link set to-site down; ip link set to-other up");
 }
 
 /// The network namespace that it is restored into.
-pub fn inherit() -> Vec<Inherit> {
-    let fd = OwnedFd::from(File::open("/run/netns/site").unwrap());
+pub fn inherit(site: &str) -> Vec<Inherit> {
+    let fd = OwnedFd::from(File::open(Path::new("/run/netns").join(site)).unwrap());
     vec![Inherit { key: NET.into(), fd }]
 }
 
@@ -172,6 +175,8 @@ fn sh(script: &str) {
 
 /// The life of the process that is dumped: threads that count, memory that it knows, and one connection at a time.
 pub fn workload(megabytes: usize) {
+    // A tree has more than one process.
+    let _child = Command::new("sleep").arg("1000").spawn().unwrap();
     let beats = shared_counter();
     for _ in 0..THREADS {
         let beats = Arc::clone(&beats);
