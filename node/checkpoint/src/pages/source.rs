@@ -117,8 +117,8 @@ impl Server {
                 Some(run) => self.add(run, &mut content, &mut batcher),
                 None => Ok(()),
             };
-            let batch = batcher.finish().map_err(WireError::Lost)?;
-            write.write_all(batch).and_then(|()| write.flush()).map_err(WireError::Lost)?;
+            let sent = batcher.finish(|batch| write.write_all(batch).and_then(|()| write.flush()));
+            sent.map_err(WireError::Lost)?;
             read?;
         }
         Ok(())

@@ -61,6 +61,7 @@ pub(super) const RUN_MAX: u32 = 4096;
 /// Raw pages that may be referred to; the target keeps 4 MiB of them.
 const REPEATS_MAX: usize = 1024;
 const ENTRY_HEAD: usize = 17;
+const FRAME_HEAD: usize = 41;
 const BODY_MAX: usize = BATCH_PAGES_MAX * PAGE_BYTES + 8192;
 /// User addresses end below.
 const ADDRESS_END: u64 = 1 << 56;
@@ -160,6 +161,7 @@ fn checked(address: u64, pages: u32) -> Result<(), WireError> {
 
 /// Puts pages into batches; one for each connection.
 pub(super) struct Batcher {
+    /// Behind room for the batch's head; `packed` too.
     body: Vec<u8>,
     raw_pages: usize,
     /// The raw entry that the last page was put into: where its count of pages stands, and where it would go on.
@@ -169,13 +171,13 @@ pub(super) struct Batcher {
     order: VecDeque<[u8; 32]>,
     skip: u32,
     skips: u32,
-    frame: Vec<u8>,
+    packed: Vec<u8>,
 }
 
 impl Batcher {
     pub fn new() -> Self {
         Self {
-            body: Vec::with_capacity(BODY_MAX),
+            body: vec![0; FRAME_HEAD],
             raw_pages: 0,
             open: None,
             sent: 0,
@@ -183,7 +185,7 @@ impl Batcher {
             order: VecDeque::new(),
             skip: 0,
             skips: 0,
-            frame: Vec::new(),
+            packed: vec![0; FRAME_HEAD],
         }
     }
 
@@ -247,40 +249,45 @@ impl Batcher {
         self.body.extend(number.to_le_bytes());
     }
 
-    /// The batch as it is sent. Begins the next one.
-    pub fn finish(&mut self) -> io::Result<&[u8]> {
+    /// Ends the batch and gives it to `send`.
+    pub fn finish<T>(&mut self, send: impl FnOnce(&[u8]) -> io::Result<T>) -> io::Result<T> {
         let packed = self.pack()?;
-        let (encoding, body) = packed.as_ref().map_or((0, &self.body), |packed| (1, packed));
-        self.frame.clear();
-        self.frame.push(encoding);
-        // Both are below `BODY_MAX`.
-        self.frame.extend((body.len() as u32).to_le_bytes());
-        self.frame.extend((self.body.len() as u32).to_le_bytes());
-        self.frame.extend(blake3::hash(&self.body).as_bytes());
-        self.frame.extend(body);
-        self.body.clear();
+        let plain = self.body.len() - FRAME_HEAD;
+        let hash = blake3::hash(&self.body[FRAME_HEAD..]);
+        let frame = if packed { &mut self.packed } else { &mut self.body };
+        // Both lengths are below `BODY_MAX`.
+        let sent = (frame.len() - FRAME_HEAD) as u32;
+        frame[0] = u8::from(packed);
+        frame[1..5].copy_from_slice(&sent.to_le_bytes());
+        frame[5..9].copy_from_slice(&(plain as u32).to_le_bytes());
+        frame[9..FRAME_HEAD].copy_from_slice(hash.as_bytes());
+        let sent = send(frame);
+        self.body.truncate(FRAME_HEAD);
         self.raw_pages = 0;
         self.open = None;
-        Ok(&self.frame)
+        sent
     }
 
     /// Compresses the body where it pays: where an eighth is saved. After a body that did not shrink, the next are not tried.
-    fn pack(&mut self) -> io::Result<Option<Vec<u8>>> {
+    fn pack(&mut self) -> io::Result<bool> {
         if self.raw_pages == 0 {
-            return Ok(None);
+            return Ok(false);
         }
         if self.skip > 0 {
             self.skip -= 1;
-            return Ok(None);
+            return Ok(false);
         }
-        let packed = zstd::bulk::compress(&self.body, 1)?;
-        if packed.len() > self.body.len() - self.body.len() / 8 {
+        let body = &self.body[FRAME_HEAD..];
+        self.packed.resize(FRAME_HEAD + zstd::zstd_safe::compress_bound(body.len()), 0);
+        let length = zstd::bulk::compress_to_buffer(body, &mut self.packed[FRAME_HEAD..], 1)?;
+        self.packed.truncate(FRAME_HEAD + length);
+        if length > body.len() - body.len() / 8 {
             self.skips = (self.skips * 2).clamp(1, SKIPS_MAX);
             self.skip = self.skips;
-            return Ok(None);
+            return Ok(false);
         }
         self.skips = 0;
-        Ok(Some(packed))
+        Ok(true)
     }
 }
 
@@ -312,12 +319,14 @@ pub(super) struct Batch {
 
 /// Takes batches apart; one for each connection.
 pub(super) struct Unbatcher {
-    kept: VecDeque<Box<[u8; PAGE_BYTES]>>,
+    /// The latest raw pages; each takes the place of the one [`REPEATS_MAX`] before it.
+    kept: Vec<[u8; PAGE_BYTES]>,
+    received: usize,
 }
 
 impl Unbatcher {
     pub fn new() -> Self {
-        Self { kept: VecDeque::new() }
+        Self { kept: Vec::with_capacity(REPEATS_MAX), received: 0 }
     }
 
     /// Reads the next batch.
@@ -335,7 +344,7 @@ impl Unbatcher {
         if body.len() != plain || *blake3::hash(&body).as_bytes() != hash {
             return Err(WireError::Damaged);
         }
-        self.parse(body, 41 + sent as u64)
+        self.parse(body, (FRAME_HEAD + sent) as u64)
     }
 
     fn parse(&mut self, mut bytes: Vec<u8>, wire_bytes: u64) -> Result<Batch, WireError> {
@@ -364,9 +373,8 @@ impl Unbatcher {
                     if repeats > BATCH_PAGES_MAX {
                         return Err(WireError::Broken("more pages than a batch may have"));
                     }
-                    let kept = (number as usize).checked_sub(1).and_then(|back| self.kept.get(back));
                     let start = bytes.len();
-                    bytes.extend(kept.ok_or(WireError::Broken("a repeat of a page that was not sent"))?.iter());
+                    bytes.extend(self.kept(number).ok_or(WireError::Broken("a repeat of a page that was not sent"))?);
                     Content::Bytes(start..bytes.len())
                 }
                 4 => Content::Unreadable,
@@ -379,11 +387,17 @@ impl Unbatcher {
 
     fn keep(&mut self, pages: &[u8]) {
         for page in pages.as_chunks::<PAGE_BYTES>().0 {
-            let mut slot = if self.kept.len() == REPEATS_MAX { self.kept.pop_back() } else { None };
-            let slot = slot.get_or_insert_with(|| Box::new([0; PAGE_BYTES]));
-            slot.copy_from_slice(page);
-            self.kept.push_front(std::mem::replace(slot, Box::new([0; PAGE_BYTES])));
+            match self.kept.get_mut(self.received % REPEATS_MAX) {
+                Some(place) => *place = *page,
+                None => self.kept.push(*page),
+            }
+            self.received += 1;
         }
+    }
+
+    fn kept(&self, back: u32) -> Option<&[u8; PAGE_BYTES]> {
+        let back = usize::try_from(back).ok().filter(|back| (1..=REPEATS_MAX).contains(back))?;
+        self.kept.get(self.received.checked_sub(back)? % REPEATS_MAX)
     }
 }
 
@@ -408,7 +422,7 @@ mod tests {
     }
 
     fn through(batcher: &mut Batcher, unbatcher: &mut Unbatcher) -> Batch {
-        unbatcher.read(&mut batcher.finish().unwrap()).unwrap()
+        batcher.finish(|mut frame| Ok(unbatcher.read(&mut frame).unwrap())).unwrap()
     }
 
     fn pages(batch: &Batch) -> Vec<(i32, u64, Vec<u8>)> {
@@ -484,7 +498,7 @@ mod tests {
     fn a_changed_byte_is_found_out() {
         let mut batcher = Batcher::new();
         batcher.pages(1, 0x1000, &content(1, 1));
-        let frame = batcher.finish().unwrap().to_vec();
+        let frame = batcher.finish(|frame| Ok(frame.to_vec())).unwrap();
         for at in [0, 1, 5, 9, 41, 60, frame.len() - 1] {
             let mut damaged = frame.clone();
             damaged[at] ^= 4;
