@@ -20,6 +20,8 @@
 //! target is protected escapes notice. A transparent huge page is split when it is first written. A thread's first write to
 //! a protected page costs it a minor fault.
 
+#![cfg_attr(test, expect(clippy::single_range_in_vec_init, reason = "a list of one range is meant"))]
+
 mod arch;
 mod books;
 mod hashes;

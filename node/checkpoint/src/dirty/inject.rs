@@ -43,6 +43,9 @@ const SEQUENCE_RETRIES: usize = 20;
 /// How much code is searched for a `syscall` instruction when the vdso has none: the C library comes early.
 const CODE_SEARCHED: u64 = 64 << 20;
 
+/// How long a thread is looked at without sleeping in between.
+const YIELDING: Duration = Duration::from_micros(300);
+
 pub(super) struct Injected {
     pub uffd: OwnedFd,
     /// How long the thread stood, from asking it to stop until it was let go.
@@ -232,7 +235,6 @@ impl<'a> Seized<'a> {
         seized.seize()?;
         seized.since = Instant::now();
         seized.request(libc::PTRACE_INTERRUPT, 0, 0, "PTRACE_INTERRUPT of")?;
-        let mut pause = Duration::ZERO;
         loop {
             match seized.poll(libc::WNOHANG)? {
                 Some(Stop::Asked) => return Ok(seized),
@@ -243,11 +245,9 @@ impl<'a> Seized<'a> {
                     let patience = deadline.saturating_duration_since(seized.since);
                     return Err(Error::Unresponsive { pid: target.pid, patience });
                 }
-                None => {
-                    // A running thread stops within microseconds.
-                    std::thread::sleep(pause);
-                    pause = (pause + Duration::from_micros(2)).min(Duration::from_millis(1));
-                }
+                // A running thread stops within microseconds, less than the shortest sleep takes.
+                None if seized.since.elapsed() < YIELDING => std::thread::yield_now(),
+                None => std::thread::sleep(Duration::from_millis(1)),
             }
         }
     }

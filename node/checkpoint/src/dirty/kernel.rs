@@ -97,22 +97,21 @@ impl Protector {
         Ok(Self(uffd))
     }
 
-    /// Takes a mapping in; nothing of it is protected then. `EBUSY`: it belongs to another userfaultfd; `ESRCH`: the
-    /// descriptor's memory is gone, the process runs another program.
+    /// Takes a mapping in. `EBUSY`: it belongs to another userfaultfd; `ESRCH`: the descriptor's memory is gone, the process
+    /// runs another program.
     pub fn register(&self, range: &Range<u64>) -> Result<(), Errno> {
         let length = range.end - range.start;
         let mut register = abi::Register { start: range.start, length, mode: abi::REGISTER_MODE_WP, ioctls: 0 };
         // SAFETY: as above; the addresses in it are the other process's and mean nothing here.
         match unsafe { abi::register(self.0.as_raw_fd(), &raw mut register) } {
-            // A mapping moved by mremap may bring protected pages along (before Linux 6.14), whose writes would stay unseen.
-            Ok(_) => self.unprotect(range),
             // Also what this request says, unlike others, when the memory is gone.
             Err(Errno::ENOMEM) => self.unprotect(range).and(Err(Errno::ENOMEM)),
-            Err(errno) => Err(errno),
+            result => result.map(drop),
         }
     }
 
-    fn unprotect(&self, range: &Range<u64>) -> Result<(), Errno> {
+    /// Takes the protection away. Visits each page, some 100 ns each.
+    pub fn unprotect(&self, range: &Range<u64>) -> Result<(), Errno> {
         let mut request = abi::WriteProtect { start: range.start, length: range.end - range.start, mode: 0 };
         // SAFETY: as above.
         unsafe { abi::write_protect(self.0.as_raw_fd(), &raw mut request) }.map(drop)

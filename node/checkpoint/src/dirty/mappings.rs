@@ -67,9 +67,11 @@ pub(super) fn tracked_area(mappings: &[Mapping]) -> Vec<Range<u64>> {
     area
 }
 
-/// Of `maps` or `smaps`. File names are any bytes, so that the whole is no text.
+/// Of `maps` or `smaps`. File names are any bytes, so that the whole is no text. The files of a running process are not of
+/// one moment: what moved meanwhile may be told twice, and is left as it was told first; the next round sees it as it is.
 fn parse(text: &[u8]) -> Option<Vec<Mapping>> {
     let mut mappings: Vec<Mapping> = Vec::new();
+    let mut told = 0;
     for line in text.split(|&byte| byte == b'\n').filter(|line| !line.is_empty()) {
         if let Some(flags) = line.strip_prefix(b"VmFlags:") {
             let last = mappings.last_mut()?;
@@ -83,9 +85,13 @@ fn parse(text: &[u8]) -> Option<Vec<Mapping>> {
         } else if line.first().is_some_and(u8::is_ascii_uppercase) {
             // Another attribute of `smaps`.
         } else {
-            mappings.push(parse_mapping(line)?);
+            let mut mapping = parse_mapping(line)?;
+            mapping.range.start = mapping.range.start.max(told);
+            told = told.max(mapping.range.end);
+            mappings.push(mapping);
         }
     }
+    mappings.retain(|mapping| !mapping.range.is_empty());
     Some(mappings)
 }
 
@@ -149,6 +155,13 @@ mod tests {
             7f0000500000-7f0000501000 rw-p 00000000 00:00 0 \nVmFlags: rd wr\n";
         let kinds: Vec<_> = parse(text).unwrap().iter().map(|mapping| mapping.kind).collect();
         assert_eq!(kinds, [Kind::Locked, Kind::HugePages, Kind::Private]);
+    }
+
+    #[test]
+    fn what_is_told_twice_is_taken_once() {
+        let text = b"1000-5000 rw-p 0 00:00 0 \n2000-3000 rw-s 0 00:01 7 \n4000-7000 rw-p 0 00:00 0 \n";
+        let ranges: Vec<_> = parse(text).unwrap().into_iter().map(|mapping| (mapping.range, mapping.kind)).collect();
+        assert_eq!(ranges, [(0x1000..0x5000, Kind::Private), (0x5000..0x7000, Kind::Private)]);
     }
 
     #[test]

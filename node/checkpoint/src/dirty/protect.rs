@@ -67,7 +67,7 @@ impl WriteProtect {
         let mut registered = Vec::new();
         let (mut scanned, mut refused) = (0_usize, 0_usize);
         for mapping in list.iter_mut().filter(|mapping| mapping.kind == Kind::Private) {
-            let known = covers(&before, &mapping.range);
+            let known = overlaps(&before, &mapping.range);
             match self.rearm_mapping(&mut scanner, &mapping.range, known)? {
                 Outcome::Scanned(found) => {
                     found.populated.into_iter().for_each(|range| ranges::push(&mut pages.populated, range));
@@ -87,15 +87,10 @@ impl WriteProtect {
         if scanned == 0 && refused > 0 { Err(self.lost()) } else { Ok(pages) }
     }
 
+    /// `known`: part of it was taken in before. It may have grown since, which the books see, or be another mapping.
     fn rearm_mapping(&self, scanner: &mut Scanner, range: &Range<u64>, known: bool) -> Result<Outcome, Error> {
-        if known {
-            let mut pages = Pages::default();
-            match scanner.scan(range, Scan::Rearm, &mut pages) {
-                Ok(()) => return Ok(Outcome::Scanned(pages)),
-                // Another mapping lies there now.
-                Err(Errno::EPERM) => {}
-                Err(errno) => return Err(self.failed("PAGEMAP_SCAN of", errno)),
-            }
+        if known && let Some(pages) = self.scan(scanner, range)? {
+            return Ok(Outcome::Scanned(pages));
         }
         match self.protector.register(range) {
             Ok(()) => {}
@@ -103,14 +98,31 @@ impl WriteProtect {
             Err(Errno::EBUSY | Errno::EINVAL | Errno::ENOENT | Errno::EPERM) => return Ok(Outcome::Refused),
             Err(errno) => return Err(self.failed("UFFDIO_REGISTER of", errno)),
         }
-        let mut pages = Pages::default();
-        match scanner.scan(range, Scan::Rearm, &mut pages) {
-            Ok(()) => {}
-            Err(Errno::EPERM) => return Ok(Outcome::Refused),
-            Err(errno) => return Err(self.failed("PAGEMAP_SCAN of", errno)),
+        let Some(mut pages) = self.scan(scanner, range)? else { return Ok(Outcome::Refused) };
+        if pages.written != pages.populated {
+            // Some pages were protected already. If not by us but carried along by mremap (before Linux 6.14), they may be
+            // writable all the same: they are protected anew.
+            match self.protector.unprotect(range) {
+                Ok(()) => {}
+                Err(Errno::ESRCH) => return Err(self.lost()),
+                Err(Errno::ENOENT) => return Ok(Outcome::Refused),
+                Err(errno) => return Err(self.failed("UFFDIO_WRITEPROTECT of", errno)),
+            }
+            let Some(again) = self.scan(scanner, range)? else { return Ok(Outcome::Refused) };
+            pages = again;
         }
         // Nothing is known of it: all that it holds counts as written.
         Ok(Outcome::Scanned(Pages { written: pages.populated.clone(), populated: pages.populated }))
+    }
+
+    /// None: it is not, or not as a whole, a mapping that was taken in.
+    fn scan(&self, scanner: &mut Scanner, range: &Range<u64>) -> Result<Option<Pages>, Error> {
+        let mut pages = Pages::default();
+        match scanner.scan(range, Scan::Rearm, &mut pages) {
+            Ok(()) => Ok(Some(pages)),
+            Err(Errno::EPERM) => Ok(None),
+            Err(errno) => Err(self.failed("PAGEMAP_SCAN of", errno)),
+        }
     }
 
     fn failed(&self, operation: &'static str, errno: Errno) -> Error {
@@ -132,7 +144,7 @@ pub(super) fn look(target: &Target, list: &[Mapping], known: &[Range<u64>]) -> R
     for range in mappings::tracked(list) {
         let mut found = Pages::default();
         let looked =
-            if covers(known, &range) { scanner.scan(&range, Scan::Look, &mut found) } else { Err(Errno::EPERM) };
+            if overlaps(known, &range) { scanner.scan(&range, Scan::Look, &mut found) } else { Err(Errno::EPERM) };
         match looked {
             Ok(()) => {}
             Err(Errno::EPERM) => {
@@ -148,7 +160,7 @@ pub(super) fn look(target: &Target, list: &[Mapping], known: &[Range<u64>]) -> R
     Ok(pages)
 }
 
-fn covers(list: &[Range<u64>], range: &Range<u64>) -> bool {
-    let at = list.partition_point(|known| known.end < range.end);
-    list.get(at).is_some_and(|known| known.start <= range.start && range.end <= known.end)
+fn overlaps(list: &[Range<u64>], range: &Range<u64>) -> bool {
+    let at = list.partition_point(|known| known.end <= range.start);
+    list.get(at).is_some_and(|known| known.start < range.end)
 }

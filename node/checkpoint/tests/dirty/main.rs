@@ -1,5 +1,7 @@
 //! Dirty tracking of real processes, which this test program starts of itself. Needs root, and Linux 6.7 with userfaultfd.
 
+#![expect(clippy::single_range_in_vec_init, reason = "a list of one range is meant")]
+
 mod model;
 mod target;
 
@@ -288,9 +290,6 @@ fn pages_are_read_across_holes_and_whatever_their_protection() {
     assert_eq!(read, [at(0)..at(2), at(4)..at(7), at(9)..at(10)]);
     let first_bytes: Vec<u8> = buffer.chunks(4096).take(6).map(|page| page[0]).collect();
     assert_eq!(first_bytes, [1, 2, 5, 6, 7, 10], "each page holds its number, from 1");
-
-    let many: Vec<_> = (0..3000).map(|n| at(n % 2)..at(n % 2 + 1)).collect();
-    assert!(std::panic::catch_unwind(|| read_pages(process.pid(), &many, &mut [0; 4096])).is_err(), "no room");
 }
 
 #[test]

@@ -2,6 +2,12 @@
 //!
 //! They run before the test harness does, so that their main thread is the one at work: it is the first to be borrowed.
 
+#![expect(
+    clippy::undocumented_unsafe_blocks,
+    reason = "plain system calls, on memory that the process mapped for this and uses by raw pointers alone, which other \
+              threads of it may write at the same time: that is what is tested"
+)]
+
 use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::FileExt;
@@ -249,7 +255,7 @@ fn pages() {
         write(page(n), n.to_le_bytes()[0] + 1);
     }
     let zeros = std::fs::File::open("/dev/zero").unwrap();
-    say(base.addr());
+    say(base.expose_provenance());
     serve(|command, n| {
         let at = page(n);
         unsafe {
@@ -287,7 +293,7 @@ fn sparse() {
     done(unsafe { libc::madvise(base.cast(), 64 << 20, libc::MADV_NOHUGEPAGE) });
     let fill = |value| (0..64 << 20).step_by(8192).for_each(|offset| write(base.wrapping_add(offset), value));
     fill(1);
-    say(base.addr());
+    say(base.expose_provenance());
     serve(|_, _| {
         fill(2);
         "done".into()
