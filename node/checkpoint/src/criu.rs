@@ -34,8 +34,10 @@
 //! | CRIU | the tasks run on, their connections are broken | the tasks stand; abort mends the connections |
 //! | the holder | | the tasks stand, stopped by signal: [`Tree`] kills or resumes them |
 //!
-//! Invariant: knows nothing of containers, engines and ledgers; every call ends at its deadline, and unless it says otherwise
-//! the source then runs on.
+//! All calls block; each ends at its deadline, give or take the seconds in which a CRIU that hangs is ended.
+//!
+//! Invariant: knows nothing of containers, engines and ledgers; a call that fails leaves the source running, and of a restore
+//! nothing, unless its documentation says otherwise.
 
 mod conversation;
 mod dump;

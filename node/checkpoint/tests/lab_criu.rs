@@ -15,22 +15,28 @@ use std::time::{Duration, Instant};
 use common::container::{Container, Report, beats, criu, dump, inherit, restore, runs, soon, stands, switch, until};
 use common::in_lab;
 use godwit_checkpoint::criu::holder::{self, Holder, Status};
-use godwit_checkpoint::criu::{Error, MIN_VERSION, Restore, Tree};
+use godwit_checkpoint::criu::{Criu, Error, MIN_VERSION, Restore, Tree};
 use godwit_checkpoint::pages::{Connection, MemoryStore, Options, Server, Service, guard};
 use libtest_mimic::{Arguments, Failed, Trial};
 use nix::sys::signal::{Signal, kill};
+use nix::sys::socket::{MsgFlags, recv, send};
 use nix::unistd::Pid;
 
 const SOCKET: &str = "/tmp/holder.sock";
 const CONTROL: &str = "/tmp/pages.sock";
+/// When it is there, this program in CRIU's role is an older one.
+const OLD: &str = "/tmp/old";
 
 const TESTS: &[(&str, fn())] = &[
     ("the_lab_has_a_criu_that_is_new_enough", the_lab_has_a_criu_that_is_new_enough),
+    ("an_older_criu_is_refused", an_older_criu_is_refused),
+    ("a_program_that_is_no_criu_is_ended", a_program_that_is_no_criu_is_ended),
     ("an_aborted_dump_runs_on_with_memory_and_connection", || an_aborted_dump_runs_on(false)),
     ("an_aborted_lazy_dump_runs_on_with_memory_and_connection", || an_aborted_dump_runs_on(true)),
     ("a_dropped_dump_runs_on", a_dropped_dump_runs_on),
     ("a_committed_dump_goes_on_where_it_stood_when_it_is_restored", a_committed_dump_goes_on_where_it_stood),
     ("a_cancelled_restore_leaves_nothing_and_can_be_repeated", a_cancelled_restore_leaves_nothing),
+    ("a_restore_at_its_deadline_leaves_nothing", a_restore_at_its_deadline_leaves_nothing),
     ("a_dump_at_its_deadline_runs_on_with_memory_and_connection", a_dump_at_its_deadline_runs_on),
     ("a_refused_dump_says_why_and_runs_on", a_refused_dump_says_why_and_runs_on),
     ("a_criu_that_hangs_is_ended_and_the_source_runs_on", a_criu_that_hangs_is_ended),
@@ -48,7 +54,11 @@ fn main() {
     match arguments[..] {
         ["inside", name] => TESTS.iter().find(|(test, _)| *test == name).unwrap().1(),
         ["workload", megabytes] => common::container::workload(megabytes.parse().unwrap()),
-        ["holder", socket] => holder::run(Path::new(socket)).unwrap(),
+        ["holder", socket] => {
+            guard::harden().unwrap();
+            holder::run(Path::new(socket)).unwrap();
+        }
+        ["swrk", socket] => another_criu(socket.parse().unwrap()),
         ["user", pid] => user(pid.parse().unwrap()),
         ["restorer"] => restorer(),
         _ => {
@@ -62,6 +72,33 @@ fn main() {
 
 fn the_lab_has_a_criu_that_is_new_enough() {
     assert!(criu().version(soon()).unwrap() >= MIN_VERSION);
+}
+
+fn an_older_criu_is_refused() {
+    std::fs::write(OLD, "").unwrap();
+    let error = Criu::at("/program").version(soon()).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "CRIU 4.1.1 is too old: 4.2 or newer is needed, for older ones fail on Linux 6.16 and later"
+    );
+    assert!(matches!(Criu::at("/nowhere/criu").version(soon()), Err(Error::Start { .. })));
+}
+
+fn a_program_that_is_no_criu_is_ended() {
+    let error = Criu::at("/program").version(Instant::now() + Duration::from_millis(50)).unwrap_err();
+    assert!(matches!(error, Error::Late { .. }), "{error}");
+    assert!(find("program swrk").is_empty());
+}
+
+/// An older version, as 4.1.1 tells it, or one that never says anything.
+fn another_criu(socket: i32) {
+    let version = b"\x08\x0a\x10\x01\x52\x06\x08\x04\x10\x01\x20\x01";
+    if Path::new(OLD).exists() {
+        recv(socket, &mut [0; 1024], MsgFlags::empty()).unwrap();
+        send(socket, version, MsgFlags::empty()).unwrap();
+    } else {
+        std::thread::sleep(Duration::from_secs(600));
+    }
 }
 
 fn an_aborted_dump_runs_on(lazy: bool) {
@@ -113,6 +150,43 @@ fn a_cancelled_restore_leaves_nothing() {
     assert_eq!(container.report(), Report { served: 2, wrong: 0 });
 }
 
+/// Wherever in the restore the deadline falls, and when CRIU hangs then.
+fn a_restore_at_its_deadline_leaves_nothing() {
+    let mut container = Container::start(1);
+    criu().worker(Vec::new()).unwrap().dump(&container.dump(false), soon()).unwrap().commit(soon()).unwrap();
+    container.reap();
+    let stood_at = beats();
+    for (milliseconds, hangs) in [(0, false), (1, false), (3, false), (5, false), (2, true), (4, true), (6, true)] {
+        let worker = criu().worker(inherit("site")).unwrap();
+        let deadline = Duration::from_millis(milliseconds);
+        let held = if hangs {
+            let stops = stop_after(worker.pid(), deadline);
+            let held = worker.restore(&restore(false), Instant::now() + Duration::from_millis(100));
+            stops.join().unwrap();
+            held
+        } else {
+            worker.restore(&restore(false), Instant::now() + deadline)
+        };
+        match held {
+            Ok(held) => held.cancel(soon()).unwrap(),
+            Err(Error::Late { .. }) => {}
+            Err(error) => panic!("{error}"),
+        }
+        until("all tasks are gone", || find("program workload").is_empty().then_some(()));
+        assert_eq!(beats(), stood_at);
+    }
+    criu().worker(inherit("site")).unwrap().restore(&restore(false), soon()).unwrap().release(soon()).unwrap();
+    assert_eq!(container.report(), Report { served: 2, wrong: 0 });
+}
+
+/// Makes a process hang.
+fn stop_after(process: u32, wait: Duration) -> JoinHandle<()> {
+    std::thread::spawn(move || {
+        std::thread::sleep(wait);
+        kill(pid(process), Signal::SIGSTOP).unwrap();
+    })
+}
+
 /// Wherever in the dump the deadline falls.
 fn a_dump_at_its_deadline_runs_on() {
     let mut container = Container::start(64);
@@ -146,11 +220,7 @@ fn a_criu_that_hangs_is_ended() {
     let mut container = Container::start(32);
     for milliseconds in [4, 8, 12, 16] {
         let worker = criu().worker(Vec::new()).unwrap();
-        let criu = pid(worker.pid());
-        let hangs = std::thread::spawn(move || {
-            std::thread::sleep(Duration::from_millis(milliseconds));
-            kill(criu, Signal::SIGSTOP).unwrap();
-        });
+        let hangs = stop_after(worker.pid(), Duration::from_millis(milliseconds));
         let held = worker.dump(&container.dump(true), Instant::now() + Duration::from_millis(200));
         hangs.join().unwrap();
         let late = held.and_then(|held| held.abort(Instant::now() + Duration::from_millis(200))).unwrap_err();
@@ -207,7 +277,7 @@ fn a_holder_keeps_the_tasks_when_its_user_is_killed() {
 
     let mut holder = Holder::connect(Path::new(SOCKET)).unwrap();
     let Status::Held { pids, criu_lives: true } = holder.status(soon()).unwrap() else { panic!() };
-    assert_eq!((pids.len(), pids[0]), (2, container.pid));
+    assert_eq!((pids.len(), pids[0]), (3, container.pid));
     holder.abort(soon()).unwrap();
     assert!(runs());
     assert_eq!(container.report(), Report { served: 2, wrong: 0 });

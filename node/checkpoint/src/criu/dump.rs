@@ -94,7 +94,8 @@ impl Held {
         &self.tree
     }
 
-    /// Sees to it that the tasks stand even when CRIU dies, or when this process does and CRIU lets them go.
+    /// Sees to it that the tasks stand even when CRIU dies, or when this process does and CRIU lets them go. A task that had
+    /// been stopped by a signal before the dump runs after an abort.
     pub fn pin(&mut self) {
         self.tree.stop();
         self.pinned = true;

@@ -93,6 +93,15 @@ pub enum Error {
         /// They.
         pids: Vec<i32>,
     },
+    /// A holder cannot listen.
+    #[error("listen at {socket}", socket = socket.display())]
+    Listen {
+        /// Where.
+        socket: PathBuf,
+        /// Why not; `AddrInUse`: another holder does.
+        #[source]
+        source: io::Error,
+    },
     /// The holder does not answer. Of a held dump the tasks stand: see [`Tree`](super::Tree).
     #[error("the holder at {socket} does not answer", socket = socket.display())]
     HolderSilent {

@@ -1,7 +1,7 @@
 //! Why CRIU failed, in the lines of its log that say so.
 
 use std::fs::File;
-use std::io::{Read, Seek, SeekFrom};
+use std::io::Read;
 use std::path::Path;
 
 /// Only errors are logged, so that the first ones are found in this much; a log that is longer repeats itself.
@@ -24,15 +24,14 @@ pub(super) fn reason(file: &Path, answer: Option<&str>) -> String {
     match (lines.is_empty(), answer) {
         (false, _) => lines,
         (true, Some(answer)) if !answer.trim().is_empty() => clean(answer),
+        _ if file == Path::new("") => "it keeps no log of that".into(),
         _ => format!("its log {} says nothing", file.display()),
     }
 }
 
 fn read(path: &Path) -> std::io::Result<String> {
-    let mut file = File::open(path)?;
-    file.seek(SeekFrom::Start(0))?;
     let mut bytes = Vec::new();
-    file.take(LOG_MAX).read_to_end(&mut bytes)?;
+    File::open(path)?.take(LOG_MAX).read_to_end(&mut bytes)?;
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 

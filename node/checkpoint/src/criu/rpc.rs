@@ -97,23 +97,12 @@ pub(super) struct Response {
     pub kind: i32,
     #[prost(bool, required, tag = "2")]
     pub success: bool,
-    #[prost(message, optional, tag = "4")]
-    pub restore: Option<Restored>,
     #[prost(message, optional, tag = "5")]
     pub notify: Option<Notify>,
-    #[prost(int32, optional, tag = "7")]
-    pub cr_errno: Option<i32>,
     #[prost(string, optional, tag = "9")]
     pub cr_errmsg: Option<String>,
     #[prost(message, optional, tag = "10")]
     pub version: Option<Version>,
-}
-
-/// `criu_restore_resp`.
-#[derive(Clone, PartialEq, Message)]
-pub(super) struct Restored {
-    #[prost(int32, required, tag = "1")]
-    pub pid: i32,
 }
 
 /// `criu_notify`.

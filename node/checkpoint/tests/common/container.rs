@@ -12,6 +12,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use godwit_checkpoint::criu::{Criu, Dump, Inherit, Restore};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::Pid;
 
 /// The name that the container's network namespace has in the images.
 const NET: &str = "lab-net";
@@ -81,9 +83,14 @@ impl Container {
         dump(self.pid, lazy)
     }
 
-    /// Whoever has started it sees its end.
+    /// Whoever has started it sees its end: `unshare` at first, and us when it was restored.
     pub fn reap(&mut self) {
-        until("the container's parent ends", || self.unshare.try_wait().unwrap());
+        until("the container's parent sees its end", || {
+            let ended = self.unshare.try_wait().unwrap();
+            let pid = Pid::from_raw(i32::try_from(self.pid).unwrap());
+            let reaped = waitpid(pid, Some(WaitPidFlag::WNOHANG));
+            (ended.is_some() && reaped != Ok(WaitStatus::StillAlive)).then_some(())
+        });
     }
 }
 
@@ -173,10 +180,10 @@ fn sh(script: &str) {
     assert!(output.status.success(), "{script}: {}", String::from_utf8_lossy(&output.stderr));
 }
 
-/// The life of the process that is dumped: threads that count, memory that it knows, and one connection at a time.
+/// The life of the process that is dumped: threads that count, a child, a zombie, memory that it knows, and a connection.
 pub fn workload(megabytes: usize) {
-    // A tree has more than one process.
-    let _child = Command::new("sleep").arg("1000").spawn().unwrap();
+    let mut child = Command::new("sleep").arg("1000").spawn().unwrap();
+    let mut zombie = Command::new("true").spawn().unwrap();
     let beats = shared_counter();
     for _ in 0..THREADS {
         let beats = Arc::clone(&beats);
@@ -199,6 +206,9 @@ pub fn workload(megabytes: usize) {
         writeln!(client, "{served} {wrong}").unwrap();
         line.clear();
     }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    zombie.wait().unwrap();
 }
 
 fn known(index: u64) -> u64 {

@@ -32,12 +32,12 @@ enum State {
 }
 
 /// Listens at `socket`, serves one user after another, and returns when it is told to quit, or when nothing is held and
-/// nobody has come for 10 minutes.
+/// nobody has come for 10 minutes. Its process does nothing else; call [`harden`](crate::pages::guard::harden) first in it.
 ///
 /// # Errors
 /// That the socket cannot be made, or that another holder listens there already.
 pub fn run(socket: &Path) -> Result<(), Error> {
-    let listener = listen_at(socket).map_err(|source| Error::HolderSilent { socket: socket.into(), source })?;
+    let listener = listen_at(socket).map_err(|source| Error::Listen { socket: socket.into(), source })?;
     let mut state = State::Idle(None);
     while let Some(client) = next_client(&listener, &state) {
         if !serve(&client, &mut state) {
