@@ -39,6 +39,7 @@ mod tree;
 
 use std::io;
 use std::ops::Range;
+use std::os::fd::RawFd;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -148,9 +149,14 @@ impl Tracker {
     /// [`Error::Gone`], and [`Error::Unresponsive`] if no thread could be stopped: worth another try. A [`Refusal`] is no
     /// error here: it is in [`Tracker::refused`], and the next method is taken.
     pub fn attach(pid: i32, patience: Duration) -> Result<Self, Error> {
+        Self::attach_relative(pid, &[], patience)
+    }
+
+    /// Of a process that may have inherited one of the userfaultfds `others`, by a fork in the moment when its parent had it.
+    fn attach_relative(pid: i32, others: &[RawFd], patience: Duration) -> Result<Self, Error> {
         let mut refused = Vec::new();
         for method in [Method::WriteProtect, Method::SoftDirty, Method::Hashes] {
-            match Self::attach_by(method, pid, patience) {
+            match Self::begin(method, pid, others, patience) {
                 Ok(tracker) => return Ok(Self { refused, ..tracker }),
                 Err(Error::Refused { refusal, .. }) => refused.push((method, refusal)),
                 Err(error) => return Err(error),
@@ -164,13 +170,25 @@ impl Tracker {
     /// # Errors
     /// As [`Tracker::attach`], and [`Error::Refused`] with the reason why it cannot be that method.
     pub fn attach_by(method: Method, pid: i32, patience: Duration) -> Result<Self, Error> {
+        Self::begin(method, pid, &[], patience)
+    }
+
+    fn begin(method: Method, pid: i32, others: &[RawFd], patience: Duration) -> Result<Self, Error> {
         let target = Arc::new(Target::open(pid)?);
         let backend = match method {
-            Method::WriteProtect => Backend::WriteProtect(WriteProtect::attach(&target, patience)?),
+            Method::WriteProtect => Backend::WriteProtect(WriteProtect::attach(&target, others, patience)?),
             Method::SoftDirty => Backend::SoftDirty(SoftDirty::attach(&target, patience)?),
             Method::Hashes => Backend::Hashes(Hashes::attach(&target)),
         };
         Ok(Self { target, backend, refused: Vec::new() })
+    }
+
+    /// The userfaultfd, if it is tracked by one.
+    fn descriptor(&self) -> Option<RawFd> {
+        match &self.backend {
+            Backend::WriteProtect(tracker) => Some(tracker.descriptor()),
+            Backend::SoftDirty(_) | Backend::Hashes(_) => None,
+        }
     }
 
     /// The tracked process.

@@ -19,7 +19,7 @@
 
 use std::collections::BTreeMap;
 use std::io::IoSliceMut;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::sync::Arc;
 use std::sync::mpsc::{RecvTimeoutError, sync_channel};
 use std::time::{Duration, Instant};
@@ -43,6 +43,9 @@ const SEQUENCE_RETRIES: usize = 20;
 /// How much code is searched for a `syscall` instruction when the vdso has none: the C library comes early.
 const CODE_SEARCHED: u64 = 64 << 20;
 
+/// What a descriptor's link in `/proc` says.
+const USERFAULTFD: &str = "anon_inode:[userfaultfd]";
+
 /// How long a thread is looked at without sleeping in between.
 const YIELDING: Duration = Duration::from_micros(300);
 
@@ -52,8 +55,10 @@ pub(super) struct Injected {
     pub stopped: Duration,
 }
 
-/// Makes a userfaultfd in the target and takes it. Blocks for `patience` at most.
-pub(super) fn userfaultfd(target: &Arc<Target>, patience: Duration) -> Result<Injected, Error> {
+/// Makes a userfaultfd in the target and takes it. Blocks for `patience` at most. `others` are descriptors of this process,
+/// userfaultfds of the target's relatives: had one of them forked in the moment when it had it too, the target has inherited
+/// it; then it is closed there.
+pub(super) fn userfaultfd(target: &Arc<Target>, others: &[RawFd], patience: Duration) -> Result<Injected, Error> {
     let pid = target.pid;
     if SYSCALL.is_empty() {
         return Err(Error::Refused { pid, refusal: Refusal::Architecture(std::env::consts::ARCH) });
@@ -63,18 +68,28 @@ pub(super) fn userfaultfd(target: &Arc<Target>, patience: Duration) -> Result<In
         return Err(Error::Refused { pid, refusal: Refusal::Traced(tracer) });
     }
     let instruction = find_instruction(target)?;
+    let inherited = if others.is_empty() { Vec::new() } else { inherited(target, others)? };
     let threads = threads_by_readiness(target)?;
     let slice = patience / u32::try_from(threads.len().max(1)).expect("few threads are tried");
     let mut retries = SEQUENCE_RETRIES;
     let mut threads = threads.into_iter().peekable();
     while let Some(&thread) = threads.peek() {
-        match attempt(target, thread, instruction, slice) {
+        match attempt(target, thread, instruction, inherited.clone(), slice) {
             Err(Error::Unresponsive { .. }) => drop(threads.next()),
             Err(Error::InSequence { .. }) if retries > 0 => retries -= 1,
             other => return other,
         }
     }
     if target.is_gone() { Err(Error::Gone { pid }) } else { Err(Error::Unresponsive { pid, patience }) }
+}
+
+/// The target's descriptors that are `others`, with those.
+fn inherited(target: &Target, others: &[RawFd]) -> Result<Vec<(RawFd, RawFd)>, Error> {
+    let mut pairs = Vec::new();
+    for fd in target.descriptors(USERFAULTFD)? {
+        pairs.extend(others.iter().filter(|&&other| target.shares_file(fd, other)).map(|&other| (fd, other)));
+    }
+    Ok(pairs)
 }
 
 fn tracer_of(target: &Target) -> Result<i32, Error> {
@@ -98,12 +113,18 @@ fn threads_by_readiness(target: &Target) -> Result<Vec<i32>, Error> {
 }
 
 /// One thread is tried, by a tracer thread of its own.
-fn attempt(target: &Arc<Target>, thread: i32, instruction: u64, patience: Duration) -> Result<Injected, Error> {
+fn attempt(
+    target: &Arc<Target>,
+    thread: i32,
+    instruction: u64,
+    inherited: Vec<(RawFd, RawFd)>,
+    patience: Duration,
+) -> Result<Injected, Error> {
     let (send, receive) = sync_channel(1);
     let tracer = {
         let target = Arc::clone(target);
         move || {
-            let result = trace(&target, thread, instruction, patience);
+            let result = trace(&target, thread, instruction, &inherited, patience);
             // Nobody listens any more if the caller's patience ended: the descriptor is closed then.
             drop(send.send(result));
         }
@@ -123,10 +144,23 @@ fn attempt(target: &Arc<Target>, thread: i32, instruction: u64, patience: Durati
     }
 }
 
-fn trace(target: &Target, thread: i32, instruction: u64, patience: Duration) -> Result<Injected, Error> {
+fn trace(
+    target: &Target,
+    thread: i32,
+    instruction: u64,
+    inherited: &[(RawFd, RawFd)],
+    patience: Duration,
+) -> Result<Injected, Error> {
     let mut seized = Seized::stop(target, thread, Instant::now() + patience)?;
     let begun = seized.since;
     seized.borrow(instruction)?;
+    for &(fd, other) in inherited {
+        // Looked at again now: the number may be another file's since.
+        if target.shares_file(fd, other) {
+            let closed = seized.call(libc::SYS_close, fd.unsigned_abs().into())?;
+            tracing::debug!(pid = target.pid, fd, ?closed, "an inherited userfaultfd was closed");
+        }
+    }
     let flags = libc::O_CLOEXEC | libc::O_NONBLOCK | UFFD_USER_MODE_ONLY;
     let remote = seized.call(libc::SYS_userfaultfd, flags.unsigned_abs().into())?.map_err(|errno| match errno {
         Errno::ENOSYS => Refusal::NoUserfaultfd,
@@ -187,10 +221,9 @@ fn has_ended(target: &Target, thread: i32) -> bool {
 
 /// A thread with a table of descriptors of its own means another file by the same number.
 fn check_kind(fd: OwnedFd, pid: i32) -> Result<OwnedFd, Error> {
-    use std::os::fd::AsRawFd;
     let link = std::fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd()));
     match link {
-        Ok(link) if link.as_os_str() == "anon_inode:[userfaultfd]" => Ok(fd),
+        Ok(link) if link.as_os_str() == USERFAULTFD => Ok(fd),
         _ => Err(Error::Refused { pid, refusal: Refusal::OwnDescriptors }),
     }
 }

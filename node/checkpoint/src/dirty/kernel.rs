@@ -3,7 +3,7 @@
 
 use std::fs::File;
 use std::ops::Range;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
@@ -108,6 +108,10 @@ impl Protector {
             Err(Errno::ENOMEM) => self.unprotect(range).and(Err(Errno::ENOMEM)),
             result => result.map(drop),
         }
+    }
+
+    pub fn descriptor(&self) -> RawFd {
+        self.0.as_raw_fd()
     }
 
     /// Takes the protection away. Visits each page, some 100 ns each.

@@ -1,6 +1,7 @@
 //! Tracking by write protection: [`Method::WriteProtect`](super::Method).
 
 use std::ops::Range;
+use std::os::fd::RawFd;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -33,14 +34,18 @@ enum Outcome {
 }
 
 impl WriteProtect {
-    pub fn attach(target: &Arc<Target>, patience: Duration) -> Result<Self, Error> {
+    pub fn attach(target: &Arc<Target>, others: &[RawFd], patience: Duration) -> Result<Self, Error> {
         let refused = |refusal| Error::Refused { pid: target.pid, refusal };
         if mappings::read(target)?.pinned {
             return Err(refused(Refusal::Pinned));
         }
-        let Injected { uffd, stopped } = inject::userfaultfd(target, patience)?;
+        let Injected { uffd, stopped } = inject::userfaultfd(target, others, patience)?;
         let protector = Protector::new(uffd).map_err(refused)?;
         Ok(Self { target: Arc::clone(target), protector, registered: Vec::new(), books: Books::default(), stopped })
+    }
+
+    pub fn descriptor(&self) -> RawFd {
+        self.protector.descriptor()
     }
 
     pub fn round(&mut self, phase: Phase) -> Result<Round, Error> {

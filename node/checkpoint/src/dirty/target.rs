@@ -3,7 +3,7 @@
 
 use std::fs::File;
 use std::io::{self, Read};
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, open, openat};
@@ -105,6 +105,27 @@ impl Target {
             let fd = Errno::result(libc::syscall(libc::SYS_pidfd_getfd, self.pidfd.as_raw_fd(), descriptor, 0))?;
             Ok(OwnedFd::from_raw_fd(i32::try_from(fd).expect("a descriptor is an int")))
         }
+    }
+
+    /// The descriptors whose link in `/proc` says `kind`.
+    pub fn descriptors(&self, kind: &str) -> Result<Vec<RawFd>, Error> {
+        let failed = |error| Error::io("list of /proc/PID/fd", self.pid, error);
+        let mut found = Vec::new();
+        for entry in std::fs::read_dir(format!("/proc/self/fd/{}/fd", self.dir.as_raw_fd())).map_err(failed)? {
+            let entry = entry.map_err(failed)?;
+            if std::fs::read_link(entry.path()).is_ok_and(|link| link.as_os_str() == kind) {
+                found.extend(entry.file_name().to_str().and_then(|name| name.parse::<RawFd>().ok()));
+            }
+        }
+        Ok(found)
+    }
+
+    /// Whether a descriptor of the process and one of ours are the same open file.
+    pub fn shares_file(&self, theirs: RawFd, ours: RawFd) -> bool {
+        // `KCMP_FILE` of kcmp(2).
+        const KCMP_FILE: i32 = 0;
+        // SAFETY: the call takes no pointers.
+        unsafe { libc::syscall(libc::SYS_kcmp, self.pid, std::process::id(), KCMP_FILE, theirs, ours) == 0 }
     }
 
     /// Whether both processes use the same memory, as after `vfork`.

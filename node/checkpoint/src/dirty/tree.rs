@@ -121,7 +121,8 @@ impl Tree {
         }
         match phase {
             Phase::Running => {
-                let mut tracker = Tracker::attach(pid, self.patience)?;
+                let others: Vec<_> = self.trackers.values().filter_map(Tracker::descriptor).collect();
+                let mut tracker = Tracker::attach_relative(pid, &others, self.patience)?;
                 let round = tracker.round(phase)?;
                 self.trackers.insert(pid, tracker);
                 Ok(round)

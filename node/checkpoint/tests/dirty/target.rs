@@ -145,6 +145,16 @@ impl Process {
         std::fs::read_to_string(format!("/proc/{}/maps", self.pid())).unwrap()
     }
 
+    /// The process itself or a descendant.
+    pub fn has_userfaultfds(&self) -> bool {
+        self.members().iter().any(|pid| {
+            let entries = std::fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+            entries
+                .map(|entry| std::fs::read_link(entry.path()))
+                .any(|link| link.is_ok_and(|link| link.ends_with("anon_inode:[userfaultfd]")))
+        })
+    }
+
     fn ranges(&self, perms: &str) -> Vec<(u64, u64)> {
         let parse = |line: &str| {
             let (start, end) = line.split(' ').next().unwrap().split_once('-').unwrap();
@@ -209,6 +219,7 @@ extern "C" fn play() {
         "churn" => churn(),
         "family" => family(),
         "exec" => exec(),
+        "forks" => forks(),
         "signals" => signals(),
         "kinds" => kinds(),
         "filtered" => filtered(),
@@ -437,6 +448,29 @@ fn family() {
         }
         children.retain(|&pid| unsafe { libc::waitpid(pid, null_mut(), libc::WNOHANG) } == 0);
         sleep(Duration::from_millis(2));
+    }
+}
+
+/// Forks as often as it can, each child living for a while; by a thread, so that the main one can be borrowed meanwhile.
+fn forks() {
+    spawn(|| {
+        let mut children = std::collections::VecDeque::new();
+        loop {
+            match unsafe { libc::fork() } {
+                0 => unsafe {
+                    libc::usleep(200_000);
+                    libc::_exit(0);
+                },
+                pid => children.push_back(pid),
+            }
+            if children.len() > 16 {
+                let oldest = children.pop_front().unwrap();
+                unsafe { libc::waitpid(oldest, null_mut(), 0) };
+            }
+        }
+    });
+    loop {
+        sleep(WAIT);
     }
 }
 
