@@ -45,7 +45,8 @@ const TESTS: &[(&str, fn())] = &[
     ("a_holder_keeps_the_tasks_when_its_user_is_killed", a_holder_keeps_the_tasks_when_its_user_is_killed),
     ("a_holder_commits_once_and_for_all", a_holder_commits_once_and_for_all),
     ("a_holder_keeps_the_tasks_when_criu_is_killed", a_holder_keeps_the_tasks_when_criu_is_killed),
-    ("the_tasks_stand_when_the_holder_is_killed", the_tasks_stand_when_the_holder_is_killed),
+    ("the_tasks_stand_when_the_holder_is_killed", || the_tasks_stand_when_the_holder_is_killed(false)),
+    ("the_tasks_stand_when_the_holder_and_criu_are_killed", || the_tasks_stand_when_the_holder_is_killed(true)),
 ];
 
 fn main() {
@@ -307,28 +308,34 @@ fn a_holder_keeps_the_tasks_when_criu_is_killed() {
     let mut container = Container::start(8);
     let mut holder = start_holder();
     holder.dump(&container.dump(false), soon()).unwrap();
+    let stood_at = beats();
     kill_the("criu");
     until("CRIU is gone", || match holder.status(soon()).unwrap() {
         Status::Held { criu_lives: false, .. } => Some(()),
         _ => None,
     });
-    assert!(stands());
+    assert!(stands() && beats() == stood_at);
     // CRIU has died and says nothing more; the tasks run with what it has left mended.
     assert!(matches!(holder.abort(soon()), Err(Error::Holder { .. })));
     assert!(runs());
     assert_eq!(container.report(), Report { served: 2, wrong: 0 });
 }
 
-fn the_tasks_stand_when_the_holder_is_killed() {
+fn the_tasks_stand_when_the_holder_is_killed(criu_too: bool) {
     let mut container = Container::start(8);
+    let started = Tree::of(container.pid).unwrap().started().unwrap();
     let mut holder = start_holder();
     holder.dump(&container.dump(true), soon()).unwrap();
+    let stood_at = beats();
     kill_the("program holder");
-    kill_the("criu");
-    assert!(stands());
+    if criu_too {
+        kill_the("criu");
+    }
+    until("CRIU is gone", || find("criu").is_empty().then_some(()));
+    assert!(stands() && beats() == stood_at);
     assert!(matches!(holder.status(soon()), Err(Error::HolderSilent { .. })));
     assert!(matches!(Holder::connect(Path::new(SOCKET)), Err(Error::HolderSilent { .. })));
-    Tree::of(container.pid).unwrap().recover().unwrap();
+    Tree::again(container.pid, started).unwrap().recover().unwrap();
     assert!(runs());
     assert_eq!(container.report(), Report { served: 2, wrong: 0 });
 }

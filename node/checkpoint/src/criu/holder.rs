@@ -19,8 +19,9 @@
 //! One at a time is served. What was decided is decided: a commit after an abort, or the reverse, is refused; the same again
 //! is answered with the same. The holder decides nothing by itself, not even after days.
 //!
-//! If the holder itself dies, CRIU lets the tasks go, and SIGSTOP, sent beforehand, keeps them: then nobody answers at the
-//! socket, and [`Tree`](super::Tree) commits ([`kill`](super::Tree::kill)) or aborts ([`recover`](super::Tree::recover)).
+//! If the holder itself dies, CRIU lets the tasks go, and SIGSTOP, sent beforehand, keeps them. Then nobody answers at the
+//! socket; [`Tree::again`](super::Tree::again) finds the tasks, to commit ([`kill`](super::Tree::kill)) or to abort
+//! ([`recover`](super::Tree::recover)).
 //!
 //! A service manager that kills all of a service's processes when its main process ends kills the holder too: the service
 //! needs `KillMode=process`.

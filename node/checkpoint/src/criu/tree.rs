@@ -4,6 +4,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Instant;
 
 use procfs::process::Process;
+use procfs::{ProcError, ProcResult};
 use rustix::io::Errno;
 use rustix::process::{Signal, pidfd_send_signal};
 
@@ -42,6 +43,26 @@ impl Tree {
         Ok(tree)
     }
 
+    /// As [`of`](Self::of), for a process that an earlier life of ours has met: [`started`](Self::started) tells it from a
+    /// stranger that was given the same number since.
+    ///
+    /// # Errors
+    /// [`Error::Tree`]: that process is gone.
+    pub fn again(root: u32, started: u64) -> Result<Self, Error> {
+        let tree = Self::of(root)?;
+        // Asked after its descriptor was opened: if the answer is of the same process, so is the descriptor.
+        if tree.started()? == started { Ok(tree) } else { Err(problem(root, "it is another process by now")) }
+    }
+
+    /// When the root was started, in clock ticks since the machine was (`starttime` in proc_pid_stat(5)).
+    ///
+    /// # Errors
+    /// [`Error::Tree`]: it is gone.
+    pub fn started(&self) -> Result<u64, Error> {
+        let stat = number(self.root).and_then(|pid| Process::new(pid)?.stat());
+        stat.map(|stat| stat.starttime).map_err(|error| problem(self.root, error))
+    }
+
     /// The descendants alone.
     pub(super) fn below(root: u32) -> Result<Self, Error> {
         let mut tree = Self { root, tasks: Vec::new() };
@@ -60,9 +81,8 @@ impl Tree {
     }
 
     fn children_of(&mut self, pid: u32) -> Result<(), Error> {
-        let number = i32::try_from(pid).map_err(|error| problem(self.root, error))?;
         // One that has ended meanwhile has no children.
-        let Ok(threads) = Process::new(number).and_then(|process| process.tasks()) else { return Ok(()) };
+        let Ok(threads) = number(pid).and_then(|pid| Process::new(pid)?.tasks()) else { return Ok(()) };
         for child in threads.flatten().filter_map(|thread| thread.children().ok()).flatten() {
             if self.tasks.len() == TASKS_MAX {
                 return Err(problem(self.root, format!("there are more than {TASKS_MAX}")));
@@ -153,11 +173,14 @@ impl Tree {
 }
 
 /// The innermost of the process ids that a process has in its nested namespaces (`NSpid` in proc_pid_status(5)).
-fn inner_pid(pid: u32) -> Result<u32, String> {
-    let number = i32::try_from(pid).map_err(|error| error.to_string())?;
-    let status = Process::new(number).and_then(|process| process.status()).map_err(|error| error.to_string())?;
-    let inner = status.nspid.as_ref().and_then(|pids| pids.last()).copied().unwrap_or(number);
-    u32::try_from(inner).map_err(|error| error.to_string())
+fn inner_pid(pid: u32) -> ProcResult<u32> {
+    let status = Process::new(number(pid)?)?.status()?;
+    let inner = status.nspid.as_ref().and_then(|pids| pids.last());
+    Ok(inner.and_then(|inner| u32::try_from(*inner).ok()).unwrap_or(pid))
+}
+
+fn number(pid: u32) -> ProcResult<i32> {
+    i32::try_from(pid).map_err(|error| ProcError::Other(error.to_string()))
 }
 
 fn problem(root: u32, reason: impl ToString) -> Error {
@@ -186,6 +209,9 @@ mod tests {
         assert_eq!(tree.pids().next(), Some(root.id()));
         assert!(tree.image_pids().unwrap().iter().all(|(image, pid)| image == pid), "no namespace of its own");
         assert!(matches!(tree.wait(Instant::now()), Err(Error::Alive { pids }) if pids.len() == 4));
+        let started = tree.started().unwrap();
+        assert!(Tree::again(root.id(), started).is_ok());
+        assert!(matches!(Tree::again(root.id(), started + 1), Err(Error::Tree { .. })));
         tree.kill();
         tree.wait(deadline).unwrap();
         root.wait().unwrap();
