@@ -5,6 +5,8 @@
 //! This process is the source's server, the service and the guard (in a thread); a child holds the source's memory, another is
 //! the task whose memory is filled. Contents do not compress and do not repeat.
 
+#![allow(clippy::cast_possible_truncation, reason = "its own small numbers, and addresses of this machine")]
+
 use std::io::{BufRead, BufReader, IoSlice, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};

@@ -22,6 +22,7 @@
 //! it is just unmapping, before that call has returned, can lose pages.
 
 mod connection;
+mod fill;
 pub mod guard;
 pub mod image;
 mod link;
@@ -33,8 +34,9 @@ mod space;
 mod store;
 mod uffd;
 mod wire;
+mod work;
 
-pub use connection::{Connect, Connection};
+pub use connection::{Close, Connect, Connection};
 pub use service::{Event, Options, Progress, Service, ServiceError};
 pub use source::{Ending, ServeError, Server};
 pub use store::{MemoryStore, Store};
@@ -42,3 +44,10 @@ pub use wire::WireError;
 
 /// Bytes of a page. CRIU's images and userfaultfd count in the processor's own; godwit moves tasks between x86-64 sites.
 pub const PAGE: u64 = 4096;
+/// The same, for sizes in memory.
+const PAGE_BYTES: usize = 4096;
+
+/// Bytes of so many pages in memory. What does not fit there is more than any slice has.
+fn bytes(pages: u64) -> usize {
+    usize::try_from(pages).unwrap_or(usize::MAX).saturating_mul(PAGE_BYTES)
+}

@@ -4,6 +4,8 @@
 //! This program plays all parts: outside of the lab it starts itself inside, once per test; there it is the test, and what it
 //! starts are its other roles.
 
+#![allow(clippy::cast_possible_truncation, reason = "its own small numbers, and addresses of this machine")]
+
 mod common;
 
 use std::fs::{self, File};

@@ -3,6 +3,8 @@
 //!
 //! Every process is this test program, in a role that its first argument names.
 
+#![allow(clippy::cast_possible_truncation, reason = "its own small numbers, and addresses of this machine")]
+
 use std::fs;
 use std::io::{self, BufRead, BufReader, Read};
 use std::os::fd::OwnedFd;
@@ -42,12 +44,14 @@ fn main() -> ExitCode {
     }
 }
 
+type Test = fn() -> Result<(), Failed>;
+
 fn trials() -> Vec<Trial> {
     let mut trials: Vec<Trial> = restored::SCENARIOS
         .iter()
         .map(|scenario| Trial::test(format!("memory_is_right_when_a_task_{scenario}"), || serves(scenario)))
         .collect();
-    let tests: [(&str, fn() -> Result<(), Failed>); 9] = [
+    let tests: [(&str, Test); 9] = [
         ("pages_of_the_store_do_not_travel", pages_of_the_store_do_not_travel),
         ("a_lost_connection_costs_no_page", a_lost_connection_costs_no_page),
         ("a_damaged_batch_is_fetched_again", a_damaged_batch_is_fetched_again),

@@ -11,8 +11,11 @@ pub struct Connection {
     /// What we send.
     pub write: Box<dyn Write + Send>,
     /// Ends both halves at once, so that a thread that waits in one of them returns.
-    pub close: Box<dyn Fn() + Send + Sync>,
+    pub close: Close,
 }
+
+/// Ends a connection.
+pub type Close = Box<dyn Fn() + Send + Sync>;
 
 /// Makes a connection to the source; called again when one is lost.
 pub type Connect = Box<dyn FnMut() -> io::Result<Connection> + Send>;

@@ -324,7 +324,7 @@ mod tests {
         records.extend(entries.iter().map(|&(vaddr, pages, flags)| {
             let record = EntryRecord {
                 vaddr,
-                compat_nr_pages: Some(pages as u32),
+                compat_nr_pages: u32::try_from(pages).ok(),
                 in_parent: None,
                 flags: Some(flags),
                 nr_pages: Some(pages),

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
-use super::connection::{Connect, Connection};
+use super::connection::{Close, Connect, Connection};
 use super::wire::{Batch, Request, Unbatcher, WireError, greet, greeted};
 
 /// Between two attempts to connect: at first, and at most.
@@ -78,12 +78,12 @@ impl<T> Inbox<T> {
 /// Ends the connection that is open now, if one is.
 #[derive(Clone, Default)]
 pub(super) struct Breaker {
-    close: Arc<Mutex<Option<Box<dyn Fn() + Send + Sync>>>>,
+    close: Arc<Mutex<Option<Close>>>,
     stopped: Arc<AtomicBool>,
 }
 
 impl Breaker {
-    fn set(&self, close: Option<Box<dyn Fn() + Send + Sync>>) {
+    fn set(&self, close: Option<Close>) {
         *self.close.lock().unwrap_or_else(PoisonError::into_inner) = close;
     }
 

@@ -138,8 +138,11 @@ pub(super) fn send(socket: impl AsFd, notes: &[Note], descriptors: &[BorrowedFd<
     }
 }
 
+/// Notes, and the descriptors that came with them.
+pub(super) type Packet = (Vec<Note>, Vec<OwnedFd>);
+
 /// Takes one packet, and the descriptors that came with it; no notes at all when the other side has gone.
-pub(super) fn receive(socket: impl AsFd, flags: MsgFlags) -> Result<(Vec<Note>, Vec<OwnedFd>), Errno> {
+pub(super) fn receive(socket: impl AsFd, flags: MsgFlags) -> Result<Packet, Errno> {
     let mut bytes = [0; NOTE_BYTES * NOTES_MAX];
     let mut control = cmsg_space!([RawFd; MESSAGES_MAX]);
     let (length, whole, descriptors) = receive_raw(socket, &mut bytes, &mut control, flags)?;
@@ -156,7 +159,7 @@ pub(super) fn receive(socket: impl AsFd, flags: MsgFlags) -> Result<(Vec<Note>, 
 pub(super) fn receive_raw(
     socket: impl AsFd,
     bytes: &mut [u8],
-    control: &mut Vec<u8>,
+    control: &mut [u8],
     flags: MsgFlags,
 ) -> Result<(usize, bool, Vec<OwnedFd>), Errno> {
     let mut parts = [IoSliceMut::new(bytes)];

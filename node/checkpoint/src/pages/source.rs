@@ -12,9 +12,9 @@ use nix::errno::Errno;
 use nix::sys::uio::{RemoteIoVec, process_vm_readv};
 use nix::unistd::Pid;
 
-use super::PAGE;
 use super::connection::Connection;
 use super::wire::{Batcher, Request, WireError, greet, greeted};
+use super::{PAGE, bytes};
 
 /// Pages of a push that are sent before faults are looked at again: 1 ms at 1 Gbit/s.
 const PORTION: u64 = 32;
@@ -111,7 +111,7 @@ impl Server {
     fn answer(&self, write: &mut impl std::io::Write, queue: &Queue) -> Result<(), ServeError> {
         greet(write).map_err(WireError::Lost)?;
         let mut batcher = Batcher::new();
-        let mut content = vec![0; (PORTION * PAGE) as usize];
+        let mut content = vec![0; bytes(PORTION)];
         while let Some(run) = queue.next() {
             let read = match run {
                 Some(run) => self.add(run, &mut content, &mut batcher),
@@ -128,10 +128,9 @@ impl Server {
         let Some(pid) = self.tasks.get(&run.pid) else {
             return Err(ServeError::Wire(WireError::Broken("a request for pages of an unknown task")));
         };
-        let content = &mut content[..(run.pages * PAGE) as usize];
+        let content = &mut content[..bytes(run.pages)];
         read_memory(*pid, run.address, content).map_err(|source| {
-            // The run is at most a portion.
-            batcher.unreadable(run.pid, run.address, run.pages as u32);
+            batcher.unreadable(run.pid, run.address, run.pages);
             ServeError::Memory { pid: pid.as_raw(), address: run.address, pages: run.pages, source }
         })?;
         batcher.pages(run.pid, run.address, content);
@@ -224,7 +223,7 @@ impl Waiting {
                 }
             }
             Request::Push { pid, address, pages } => {
-                self.pushes.push_back(Run { pid, address, pages: u64::from(pages) });
+                self.pushes.push_back(Run { pid, address, pages });
             }
             Request::Done => {}
         }

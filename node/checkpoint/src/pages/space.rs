@@ -367,7 +367,7 @@ mod tests {
     #[test]
     fn pages_of_the_store_are_not_asked_for() {
         let runs = [LazyRun { address: 0x100 * PAGE, pages: 8 }];
-        let mut space = Space::new(&runs, &[0x100 * PAGE..0x106 * PAGE]);
+        let mut space = Space::new(&runs, std::slice::from_ref(&(0x100 * PAGE..0x106 * PAGE)));
         assert_eq!(space.next_push(64), Some(run(0x106, 0x106, 2)));
         assert_eq!(space.next_stored(4), Some(run(0x100, 0x100, 4)));
         space.not_stored(0x100 * PAGE, 1);

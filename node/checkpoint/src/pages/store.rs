@@ -5,9 +5,7 @@ use std::io;
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::PAGE;
-
-const PAGE_BYTES: usize = PAGE as usize;
+use super::{PAGE, PAGE_BYTES};
 
 /// Pages of frozen tasks that the target has already, by the task's pid in the images and the address that they had.
 ///
@@ -73,11 +71,11 @@ mod tests {
     #[test]
     fn pages_that_follow_one_another_are_one_range_of_their_task() {
         let mut store = MemoryStore::default();
-        for (pid, page) in [(1, 5), (1, 6), (1, 9), (2, 7)] {
-            store.insert(pid, page * PAGE, &[page as u8; PAGE_BYTES]);
+        for (pid, page) in [(1, 5_u8), (1, 6), (1, 9), (2, 7)] {
+            store.insert(pid, u64::from(page) * PAGE, &[page; PAGE_BYTES]);
         }
         store.remove(1, 9 * PAGE);
-        assert_eq!(store.ranges(1), [5 * PAGE..7 * PAGE]);
+        assert_eq!(store.ranges(1), vec![5 * PAGE..7 * PAGE]);
         let mut both = vec![0; 2 * PAGE_BYTES];
         store.read(1, 5 * PAGE, &mut both).unwrap();
         assert_eq!((both[0], both[2 * PAGE_BYTES - 1]), (5, 6));

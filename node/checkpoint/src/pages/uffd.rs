@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 
-use super::PAGE;
+use super::{PAGE, PAGE_BYTES};
 
 /// Bytes of one message that a userfaultfd gives.
 const MESSAGE: usize = 32;
@@ -126,7 +126,7 @@ impl Uffd {
     /// Whether the address space still lives.
     pub fn lives(&self) -> bool {
         // Below what any linker uses: nothing is registered there, so that a living one answers "not mapped".
-        !matches!(self.copy(0x1_0000, &[0; PAGE as usize]), Ok(Filled::Dead))
+        !matches!(self.copy(0x1_0000, &[0; PAGE_BYTES]), Ok(Filled::Dead))
     }
 
     /// Takes what happened since the last call, at most [`MESSAGES_MAX`].

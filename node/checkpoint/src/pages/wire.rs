@@ -49,10 +49,9 @@ use std::collections::{HashMap, VecDeque};
 use std::io::{self, Read, Write};
 use std::ops::Range;
 
-use super::PAGE;
+use super::{PAGE, PAGE_BYTES};
 
 const GREETING: [u8; 9] = *b"gwpages\0\x01";
-const PAGE_BYTES: usize = PAGE as usize;
 
 /// Raw pages in one batch. At 1 Gbit/s this is 2 ms.
 pub(super) const BATCH_PAGES_MAX: usize = 64;
@@ -91,9 +90,20 @@ pub enum WireError {
 /// What the target asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Request {
-    Fault { pid: i32, address: u64 },
-    Hurry { pid: i32, address: u64 },
-    Push { pid: i32, address: u64, pages: u32 },
+    Fault {
+        pid: i32,
+        address: u64,
+    },
+    Hurry {
+        pid: i32,
+        address: u64,
+    },
+    /// At most [`RUN_MAX`] pages.
+    Push {
+        pid: i32,
+        address: u64,
+        pages: u64,
+    },
     Done,
 }
 
@@ -121,7 +131,7 @@ impl Request {
         into.push(kind);
         into.extend(pid.to_le_bytes());
         into.extend(address.to_le_bytes());
-        into.extend(pages.map(u32::to_le_bytes).into_iter().flatten());
+        into.extend(pages.into_iter().flat_map(|pages| narrow(pages).to_le_bytes()));
     }
 
     /// Reads the next request.
@@ -138,7 +148,7 @@ impl Request {
             3 => {
                 let pages = u32::from_le_bytes(array(stream)?);
                 checked(address, pages)?;
-                Ok(Self::Push { pid, address, pages })
+                Ok(Self::Push { pid, address, pages: u64::from(pages) })
             }
             _ => Err(WireError::Broken("a request of an unknown kind")),
         }
@@ -157,6 +167,11 @@ fn checked(address: u64, pages: u32) -> Result<(), WireError> {
         return Err(WireError::Broken("pages that cannot be"));
     }
     Ok(())
+}
+
+/// A number that its bounds keep far below what the wire holds; one that they did not would be refused there.
+fn narrow(number: u64) -> u32 {
+    u32::try_from(number).unwrap_or(u32::MAX)
 }
 
 /// Puts pages into batches; one for each connection.
@@ -204,7 +219,7 @@ impl Batcher {
         if let Some(number) = self.seen.get(&hash) {
             let back = self.sent - number;
             self.open = None;
-            self.head(3, pid, address, back as u32);
+            self.head(3, pid, address, narrow(back));
             return;
         }
         if self.order.len() == REPEATS_MAX
@@ -222,9 +237,9 @@ impl Batcher {
     }
 
     /// Pages that the source's task does not have.
-    pub fn unreadable(&mut self, pid: i32, address: u64, pages: u32) {
+    pub fn unreadable(&mut self, pid: i32, address: u64, pages: u64) {
         self.open = None;
-        self.head(4, pid, address, pages);
+        self.head(4, pid, address, narrow(pages));
     }
 
     /// Adds to the entry that is open if it goes on there, else opens another.
@@ -255,11 +270,10 @@ impl Batcher {
         let plain = self.body.len() - FRAME_HEAD;
         let hash = blake3::hash(&self.body[FRAME_HEAD..]);
         let frame = if packed { &mut self.packed } else { &mut self.body };
-        // Both lengths are below `BODY_MAX`.
-        let sent = (frame.len() - FRAME_HEAD) as u32;
+        let sent = frame.len() - FRAME_HEAD;
         frame[0] = u8::from(packed);
-        frame[1..5].copy_from_slice(&sent.to_le_bytes());
-        frame[5..9].copy_from_slice(&(plain as u32).to_le_bytes());
+        frame[1..5].copy_from_slice(&narrow(sent as u64).to_le_bytes());
+        frame[5..9].copy_from_slice(&narrow(plain as u64).to_le_bytes());
         frame[9..FRAME_HEAD].copy_from_slice(hash.as_bytes());
         let sent = send(frame);
         self.body.truncate(FRAME_HEAD);
@@ -427,7 +441,7 @@ mod tests {
 
     fn pages(batch: &Batch) -> Vec<(i32, u64, Vec<u8>)> {
         let page = |entry: &Entry, index: u64| match &entry.content {
-            Content::Bytes(range) => batch.bytes[range.clone()][index as usize * PAGE_BYTES..][..PAGE_BYTES].to_vec(),
+            Content::Bytes(range) => batch.bytes[range.clone()][super::super::bytes(index)..][..PAGE_BYTES].to_vec(),
             Content::Zero => vec![0; PAGE_BYTES],
             Content::Unreadable => Vec::new(),
         };
@@ -484,7 +498,7 @@ mod tests {
         let requests = [
             Request::Fault { pid: 1, address: 0x1000 },
             Request::Hurry { pid: -1, address: ADDRESS_END - PAGE },
-            Request::Push { pid: 7, address: 0x2000, pages: RUN_MAX },
+            Request::Push { pid: 7, address: 0x2000, pages: u64::from(RUN_MAX) },
             Request::Done,
         ];
         let mut bytes = Vec::new();

@@ -259,13 +259,15 @@ fn grows() -> bool {
     (0..PAGES / 2).all(|index| is(added + (index * PAGE) as u64, &[0; PAGE])) && are(at, PAGES / 2, PAGES)
 }
 
+/// Acts in a part of the memory; whether it was right.
+type Act = fn(std::ops::Range<usize>) -> bool;
+
 /// All of it in threads of one process, each in its own part, while it forks.
 fn everything() -> bool {
     let part = |number: usize| number * PAGES / 8..(number + 1) * PAGES / 8;
     let wrong = AtomicU64::new(0);
     std::thread::scope(|scope| {
-        let acts: [(usize, fn(std::ops::Range<usize>) -> bool); 5] =
-            [(0, moves), (1, unmaps), (2, gives_up), (3, splits), (4, read_at_random)];
+        let acts: [(usize, Act); 5] = [(0, moves), (1, unmaps), (2, gives_up), (3, splits), (4, read_at_random)];
         for (number, act) in acts {
             let wrong = &wrong;
             scope.spawn(move || {
