@@ -7,11 +7,13 @@
 //! ```text
 //! godwit                      docker, containerd        godwit-runtime              runc, criu
 //!   |  start --checkpoint ------->|  restore ------------->|  create ----------------->| holder: namespaces, cgroups
-//!   |<------------------------------------- prepared ------|  mounts, criu started --->| criu, idle
+//!   |<------------------------------------- prepared ------|  file systems in memory   |
+//!   |  expect(standard streams) -------------------------->|  ------------------------>| criu, idle
+//!   |<------------------------------------- ready ---------|                           |
 //!   |  restore(images) ----------------------------------->|  ------------------------>| restores, holds
-//!   |<------------------------------------- held ----------|
+//!   |<------------------------------------- held ----------|                           |
 //!   |  release (the receipt is committed) ---------------->|  ------------------------>| runs
-//!   |<------------------------------------- running -------|  runc's state names it; the holder ends
+//!   |<------------------------------------- running -------|  runc's record names it   | the holder ends
 //!   |<-- started -----------------|<-- exit 0 -------------|
 //! ```
 //!
@@ -25,6 +27,7 @@ pub mod external;
 pub mod holder;
 pub mod link;
 pub mod mounts;
+pub mod restore;
 pub mod state;
 
 use std::time::Duration;

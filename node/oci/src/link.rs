@@ -1,6 +1,6 @@
 //! The conversation with the site: one line of JSON a message, over a Unix socket on which the site listens.
 //!
-//! Each connection begins with where the runtime stands: `prepared`, or `held` if the one before ended after that.
+//! Each connection begins with where the runtime stands: `prepared`, or `ready` or `held` if one before ended after that.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
@@ -27,6 +27,8 @@ pub enum Said {
         /// A process in the container's namespaces, as this host numbers it.
         holder: i32,
     },
+    /// CRIU runs in the container's cgroups and waits for the images.
+    Ready,
     /// The tasks are restored and have not run an instruction.
     Held,
     /// They run.
@@ -45,6 +47,11 @@ pub enum Said {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "do", rename_all = "kebab-case")]
 pub enum Order {
+    /// Be ready for images of a container with these standard streams.
+    Expect {
+        /// What the descriptors 0, 1 and 2 of the init process are at the source, such as `pipe:[4711]`.
+        stdio: [String; 3],
+    },
     /// Restore, and hold.
     Restore(Images),
     /// The container is this site's: let it run.
@@ -62,8 +69,19 @@ pub struct Images {
     pub work: PathBuf,
     /// Memory comes later, from the page service.
     pub lazy: bool,
-    /// What the descriptors 0, 1 and 2 of the init process were at the source, such as `pipe:[4711]`.
-    pub stdio: [String; 3],
+}
+
+impl Order {
+    /// As it is called on the wire.
+    #[must_use]
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Expect { .. } => "expect",
+            Self::Restore(_) => "restore",
+            Self::Release => "release",
+            Self::Cancel => "cancel",
+        }
+    }
 }
 
 /// The conversation broke.
@@ -153,13 +171,9 @@ mod tests {
     #[test]
     fn what_is_said_is_heard() {
         let (mut site, mut runtime) = pair();
-        let images = Images {
-            folder: "/images".into(),
-            work: "/work".into(),
-            lazy: true,
-            stdio: ["/dev/null".into(), "pipe:[1]".into(), "pipe:[2]".into()],
-        };
-        for order in [Order::Restore(images), Order::Release, Order::Cancel] {
+        let images = Images { folder: "/images".into(), work: "/work".into(), lazy: true };
+        let stdio = ["/dev/null".into(), "pipe:[1]".into(), "pipe:[2]".into()];
+        for order in [Order::Expect { stdio }, Order::Restore(images), Order::Release, Order::Cancel] {
             site.say(&order).expect("heard");
             assert_eq!(runtime.hear::<Order>(None).expect("said"), order);
         }
