@@ -4,9 +4,9 @@
 #[cfg(target_arch = "x86_64")]
 mod x86_64;
 #[cfg(target_arch = "x86_64")]
-pub(super) use x86_64::{Registers, SYSCALL};
+pub(super) use x86_64::{NOT_RESTARTED, Registers, SYSCALL};
 
 #[cfg(not(target_arch = "x86_64"))]
 mod other;
 #[cfg(not(target_arch = "x86_64"))]
-pub(super) use other::{Registers, SYSCALL};
+pub(super) use other::{NOT_RESTARTED, Registers, SYSCALL};

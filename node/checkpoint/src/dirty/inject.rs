@@ -15,7 +15,8 @@
 //! a tracer's thread releases what it traces, even what did not stop in time; and once registers are borrowed, that thread
 //! waits as long as it takes to give them back, while its caller's patience may end.
 //!
-//! Limit: if this process is killed in the 0.1 ms between, the thread is left with borrowed registers and will crash.
+//! Limits: a call that no stop leaves alone (`epoll_wait` and others, signal(7)) returns `EINTR`, as after SIGSTOP and SIGCONT;
+//! a thread in one is borrowed only if there is no other. If this process is killed in the 0.1 ms between, the thread is left with borrowed registers and will crash.
 
 use std::collections::BTreeMap;
 use std::io::IoSliceMut;
@@ -29,7 +30,7 @@ use nix::errno::Errno;
 use nix::sys::uio::{RemoteIoVec, process_vm_readv};
 use nix::unistd::Pid;
 
-use super::arch::{Registers, SYSCALL};
+use super::arch::{NOT_RESTARTED, Registers, SYSCALL};
 use super::target::{Target, status_line};
 use super::{Error, Refusal};
 
@@ -97,19 +98,28 @@ fn tracer_of(target: &Target) -> Result<i32, Error> {
     Ok(status_line(&status, "TracerPid:").and_then(|line| line.parse().ok()).unwrap_or(0))
 }
 
-/// Threads that can be stopped at once come first; the main one before others, as its table of descriptors is the one that
-/// the pidfd means.
+/// Threads that can be stopped at once come first, then those whose call would be cut short; the main one before others, as
+/// its table of descriptors is the one that the pidfd means.
 fn threads_by_readiness(target: &Target) -> Result<Vec<i32>, Error> {
     let mut threads = Vec::new();
     for thread in target.threads()?.into_iter().take(THREADS_TRIED) {
         match target.thread_status(thread, "State:") {
-            Ok(Some(state)) if !state.starts_with(['Z', 'X']) => threads.push((state.starts_with('D'), thread)),
+            Ok(Some(state)) if !state.starts_with(['Z', 'X']) => {
+                threads.push((state.starts_with('D'), is_cut_short(target, thread), thread));
+            }
             Ok(_) | Err(Error::Gone { .. }) => {}
             Err(error) => return Err(error),
         }
     }
-    threads.sort_by_key(|&(sleeps, _)| sleeps);
-    Ok(threads.into_iter().map(|(_, thread)| thread).collect())
+    threads.sort_unstable();
+    Ok(threads.into_iter().map(|(_, _, thread)| thread).collect())
+}
+
+/// `/proc/PID/task/TID/syscall` begins with the number of the call that the thread waits in.
+fn is_cut_short(target: &Target, thread: i32) -> bool {
+    let text = target.read_text(&format!("task/{thread}/syscall")).unwrap_or_default();
+    let number = text.split(|&byte| byte == b' ').next().and_then(|number| str::from_utf8(number).ok()?.parse().ok());
+    number.is_some_and(|number| NOT_RESTARTED.contains(&number))
 }
 
 /// One thread is tried, by a tracer thread of its own.
@@ -501,4 +511,28 @@ fn executable(line: &[u8]) -> Option<(bool, u64, u64)> {
     let (start, end) = (u64::from_str_radix(start, 16).ok()?, u64::from_str_radix(end, 16).ok()?);
     let readable = fields.next()?.starts_with(b"r-x");
     (readable && start < end).then_some((line.ends_with(b"[vdso]"), start, end))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_threads_stand_while_it_is_looked_and_go_on_then() {
+        let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        let target = Arc::new(Target::open(i32::try_from(child.id()).unwrap()).unwrap());
+        let state = |target: &Target| target.thread_status(target.pid, "State:").unwrap().unwrap();
+        let look = {
+            let target = Arc::clone(&target);
+            move || Ok(state(&target))
+        };
+        assert_eq!(while_stopped(&target, Duration::from_secs(5), look).unwrap(), "t (tracing stop)");
+        while state(&target).starts_with('t') {
+            std::thread::yield_now();
+        }
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let gone = while_stopped(&target, Duration::from_secs(5), || Ok(()));
+        assert!(matches!(gone, Err(Error::Gone { .. })), "{gone:?}");
+    }
 }

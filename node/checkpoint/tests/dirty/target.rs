@@ -389,6 +389,8 @@ fn reshape(random: &mut Random, areas: &mut Vec<(*mut u8, usize)>) {
 fn churn() {
     const PAGES: usize = 8192;
     let arena = map(PAGES * 4096, PRIVATE);
+    // Half of it in huge pages, where the kernel has some.
+    unsafe { libc::madvise(arena.wrapping_add(PAGES * 2048).cast(), PAGES * 2048, libc::MADV_HUGEPAGE) };
     (0..PAGES).for_each(|n| write(arena.wrapping_add(n * 4096), n.to_le_bytes()[0]));
     for seed in 1..4 {
         scribbler(arena.expose_provenance(), PAGES, seed * 77, 20);

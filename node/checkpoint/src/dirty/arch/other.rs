@@ -9,6 +9,8 @@ use crate::dirty::Refusal;
 
 pub(in crate::dirty) const SYSCALL: &[u8] = &[];
 
+pub(in crate::dirty) const NOT_RESTARTED: &[libc::c_long] = &[];
+
 #[derive(Clone, Copy)]
 pub(in crate::dirty) struct Registers(Infallible);
 

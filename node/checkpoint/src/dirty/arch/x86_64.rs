@@ -10,6 +10,17 @@ use crate::dirty::Refusal;
 /// The instruction `syscall`.
 pub(in crate::dirty) const SYSCALL: &[u8] = &[0x0f, 0x05];
 
+/// Calls that end with `EINTR` after any stop (signal(7)): programs that make them must know, but another thread is better.
+pub(in crate::dirty) const NOT_RESTARTED: &[libc::c_long] = &[
+    libc::SYS_epoll_wait,
+    libc::SYS_epoll_pwait,
+    libc::SYS_epoll_pwait2,
+    libc::SYS_rt_sigtimedwait,
+    libc::SYS_semop,
+    libc::SYS_semtimedop,
+    libc::SYS_io_getevents,
+];
+
 /// The code segment of 64-bit programs (`__USER_CS`).
 const CODE_64: u64 = 0x33;
 
