@@ -23,8 +23,9 @@
 //! is not an answer of success (failure, our death) makes CRIU kill them. At `pre-resume` connections are live again, and
 //! CRIU *ignores* a failure: the tasks would run after our death.
 //!
-//! A socket in repair mode sends nothing of its own, but the kernel still acknowledges what arrives. Whoever holds a dump or
-//! a restore keeps packets away from the network namespace meanwhile; CRIU's own network lock is off.
+//! **Keep packets away** from the network namespace from before a dump until its end, and until a restore is released (a link
+//! that is down, a queue of ours). CRIU's own network lock is off, for it costs 9-50 ms, and the kernel acknowledges what
+//! arrives at a socket in repair mode: what a client sends to a held dump would count as received, and be lost with it.
 //!
 //! What happens when someone dies while a dump is held:
 //!

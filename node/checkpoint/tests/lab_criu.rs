@@ -12,7 +12,9 @@ use std::process::{Child, Command, Stdio};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use common::container::{Container, Report, beats, criu, dump, inherit, restore, runs, soon, stands, switch, until};
+use common::container::{
+    Container, Report, beats, criu, dump, inherit, network, restore, runs, soon, stands, switch, until,
+};
 use common::in_lab;
 use godwit_checkpoint::criu::holder::{self, Holder, Status};
 use godwit_checkpoint::criu::{Criu, Error, MIN_VERSION, Restore, Tree};
@@ -35,6 +37,7 @@ const TESTS: &[(&str, fn())] = &[
     ("an_aborted_lazy_dump_runs_on_with_memory_and_connection", || an_aborted_dump_runs_on(true)),
     ("a_dropped_dump_runs_on", a_dropped_dump_runs_on),
     ("a_committed_dump_goes_on_where_it_stood_when_it_is_restored", a_committed_dump_goes_on_where_it_stood),
+    ("what_is_sent_while_the_network_is_down_arrives_at_the_copy", what_is_sent_while_the_network_is_down_arrives),
     ("a_cancelled_restore_leaves_nothing_and_can_be_repeated", a_cancelled_restore_leaves_nothing),
     ("a_restore_at_its_deadline_leaves_nothing", a_restore_at_its_deadline_leaves_nothing),
     ("a_dump_at_its_deadline_runs_on_with_memory_and_connection", a_dump_at_its_deadline_runs_on),
@@ -133,6 +136,19 @@ fn a_committed_dump_goes_on_where_it_stood() {
     assert!(runs() && beats() > stood_at);
     assert_ne!(pid, container.pid);
     assert_eq!(container.report(), Report { served: 2, wrong: 0 });
+}
+
+fn what_is_sent_while_the_network_is_down_arrives() {
+    let mut container = Container::start(1);
+    network(false);
+    let held = criu().worker(Vec::new()).unwrap().dump(&container.dump(false), soon()).unwrap();
+    container.ask();
+    held.commit(soon()).unwrap();
+    container.reap();
+    let held = criu().worker(inherit("site")).unwrap().restore(&restore(false), soon()).unwrap();
+    held.release(soon()).unwrap();
+    network(true);
+    assert_eq!(container.answer(), Report { served: 2, wrong: 0 });
 }
 
 fn a_cancelled_restore_leaves_nothing() {
@@ -291,6 +307,8 @@ fn a_holder_commits_once_and_for_all() {
     let mut container = Container::start(1);
     let mut holder = start_holder();
     assert_eq!(holder.status(soon()).unwrap(), Status::Idle);
+    let second = Holder::start(Command::new("/program"), Path::new(SOCKET), &criu(), soon());
+    assert!(matches!(second, Err(Error::Listen { .. })));
     assert!(matches!(holder.commit(soon()), Err(Error::Holder { .. })));
     holder.dump(&container.dump(false), soon()).unwrap();
     holder.commit(soon()).unwrap();
@@ -338,6 +356,12 @@ fn the_tasks_stand_when_the_holder_is_killed(criu_too: bool) {
     Tree::again(container.pid, started).unwrap().recover().unwrap();
     assert!(runs());
     assert_eq!(container.report(), Report { served: 2, wrong: 0 });
+
+    // Another holder takes the dead one's place.
+    let mut holder = start_holder();
+    holder.dump(&container.dump(true), soon()).unwrap();
+    holder.abort(soon()).unwrap();
+    assert_eq!(container.report(), Report { served: 3, wrong: 0 });
 }
 
 fn start_holder() -> Holder {

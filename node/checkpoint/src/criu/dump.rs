@@ -46,7 +46,7 @@ enum Fate {
 }
 
 impl Worker {
-    /// Dumps, and holds the dump. Until the deadline the tasks stand for as long as CRIU takes.
+    /// Dumps, and holds the dump. Packets are [kept away](super) from the tasks already.
     ///
     /// # Errors
     /// [`Error::Refused`] by CRIU, [`Error::Late`] at the deadline, and what else breaks. The source runs on, and so do

@@ -37,9 +37,10 @@ pub struct HeldRestore {
 }
 
 impl Worker {
-    /// Restores, and holds the tasks before their first instruction. They will be children of whoever takes CRIU's orphans:
-    /// the nearest subreaper above this process, or init. A task that asked to die with its parent (`PR_SET_PDEATHSIG`) does
-    /// so when CRIU, its parent at first, ends after the release.
+    /// Restores, and holds the tasks before their first instruction. Packets are [kept away](super) until the release.
+    ///
+    /// The tasks will be children of whoever takes CRIU's orphans: the nearest subreaper above this process, or init. A task
+    /// that asked to die with its parent (`PR_SET_PDEATHSIG`) does so when CRIU, its parent at first, ends after the release.
     ///
     /// # Errors
     /// [`Error::Refused`] by CRIU, [`Error::Late`] at the deadline, and what else breaks. Nothing is left.

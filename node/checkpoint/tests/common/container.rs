@@ -69,9 +69,19 @@ impl Container {
         container
     }
 
-    /// Asks over the connection.
+    /// Asks over the connection, and waits for the answer.
     pub fn report(&mut self) -> Report {
+        self.ask();
+        self.answer()
+    }
+
+    /// Asks over the connection.
+    pub fn ask(&mut self) {
         self.client.get_mut().write_all(b"report\n").unwrap();
+    }
+
+    /// Waits for the answer.
+    pub fn answer(&mut self) -> Report {
         let mut line = String::new();
         self.client.read_line(&mut line).unwrap();
         let mut numbers = line.split_whitespace().map(|number| number.parse().unwrap());
@@ -105,6 +115,11 @@ pub fn dump(pid: u32, lazy: bool) -> Dump {
 pub fn restore(lazy: bool) -> Restore {
     let (images, work) = (PathBuf::from("/tmp/images"), tmpfs("restore"));
     Restore { images, work, root: Some("/box".into()), lazy, external: Vec::new() }
+}
+
+/// Whether the bridge reaches the first network namespace.
+pub fn network(up: bool) {
+    sh(&format!("ip link set to-site {}", if up { "up" } else { "down" }));
 }
 
 /// From now on the bridge reaches the other network namespace.

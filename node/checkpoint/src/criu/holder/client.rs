@@ -58,8 +58,12 @@ impl Holder {
     /// Its output goes where the command says; it lives longer than this process, so not into a pipe that ends with it.
     ///
     /// # Errors
-    /// That the command cannot be started or does not listen in time, or that CRIU cannot be started.
+    /// That the command cannot be started or does not listen in time, that CRIU cannot be started, or that another holder
+    /// listens there.
     pub fn start(mut command: Command, socket: &Path, criu: &Criu, deadline: Instant) -> Result<Self, Error> {
+        if Self::connect(socket).is_ok() {
+            return Err(Error::Listen { socket: socket.into(), source: io::ErrorKind::AddrInUse.into() });
+        }
         // A process group of its own: what a terminal sends to ours does not reach it.
         command.process_group(0).stdin(Stdio::null());
         let program = PathBuf::from(command.get_program());
