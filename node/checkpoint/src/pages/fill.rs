@@ -48,7 +48,7 @@ impl Work {
         let Some(served) = self.state.spaces.get_mut(&id) else { return Ok(()) };
         match served.uffd.zero(address, PAGE) {
             Ok(Filled::Bytes(_)) => {}
-            Ok(Filled::Dead) => drop(self.state.spaces.remove(&id)),
+            Ok(Filled::Dead) => self.let_go(id)?,
             // The thread looks again, and faults again if it must.
             Ok(_) => self.change(id, address..address + PAGE, |_| ()),
             Err(source) => return Err(ServiceError::Fill { pid: served.pid, address, source }),
@@ -171,7 +171,7 @@ impl Work {
                         done += 1;
                     }
                     Filled::Dead => {
-                        self.state.spaces.remove(&id);
+                        self.let_go(id)?;
                         return Ok(Filled::Dead);
                     }
                     other => return Ok(other),

@@ -38,7 +38,7 @@ use super::uffd::{Event, Uffd};
 
 /// "ReSTore Finished" (CRIU, `LAZY_PAGES_RESTORE_FINISHED`).
 const FINISHED: i32 = 0x5253_5446;
-/// Tasks and their forks during the service; each costs a descriptor in two processes.
+/// Tasks and their forks that lack pages; each costs a descriptor in two processes.
 const SPACES_MAX: usize = 4096;
 /// Events that a new service can replay, 40 bytes each. Beyond, the tasks die with the service.
 const LOG_MAX: usize = 1 << 20;
@@ -98,6 +98,10 @@ pub fn harden() -> Result<(), Errno> {
     }
     // Fails in a process group's leader, which has left its terminal's session or never had one.
     let _ = nix::unistd::setsid();
+    // Each task and each child that is forked meanwhile costs a descriptor.
+    let mut files = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+    files.current = files.maximum;
+    let _ = rustix::process::setrlimit(rustix::process::Resource::Nofile, files);
     // Needs CAP_SYS_RESOURCE: without it, the guard is as likely to be chosen as any process of its size, which is small.
     let _ = fs::write("/proc/self/oom_score_adj", "-1000");
     Ok(())
@@ -128,7 +132,8 @@ struct Guard<'a> {
     service: Option<OwnedFd>,
     /// Since when no service is attached.
     alone: Instant,
-    spaces: Vec<Uffd>,
+    /// By id; `None` when they have ended or lack nothing any more.
+    spaces: Vec<Option<Uffd>>,
     pids: Vec<i32>,
     log: Vec<Note>,
     tasks: Vec<OwnedFd>,
@@ -231,15 +236,15 @@ impl<'a> Guard<'a> {
             return;
         }
         self.service = Some(service);
-        self.tell(&[Note::Hello(VERSION)], &[]);
+        self.tell(&[Note::Hello { version: VERSION, history: self.log.len() as u64 }], &[]);
         for note in self.log.clone() {
-            match &note {
-                Note::Space { id, .. } => {
-                    let Some(Ok(copy)) = self.space(*id).map(|space| space.as_fd().try_clone_to_owned()) else {
-                        return self.detach();
-                    };
-                    self.tell(&[note], &[copy.as_fd()]);
-                }
+            match note {
+                Note::Space { id, pid, parent } => match self.space(id).map(|space| space.as_fd().try_clone_to_owned())
+                {
+                    Some(Ok(copy)) => self.tell(&[note], &[copy.as_fd()]),
+                    Some(Err(_)) => return self.detach(),
+                    None => self.tell(&[Note::Ghost { id, pid, parent }], &[]),
+                },
                 _ => self.tell(&[note], &[]),
             }
         }
@@ -251,7 +256,7 @@ impl<'a> Guard<'a> {
     }
 
     fn space(&self, id: u64) -> Option<&Uffd> {
-        usize::try_from(id).ok().and_then(|id| self.spaces.get(id))
+        usize::try_from(id).ok().and_then(|id| self.spaces.get(id)?.as_ref())
     }
 
     fn tell(&mut self, notes: &[Note], descriptors: &[BorrowedFd<'_>]) {
@@ -280,7 +285,7 @@ impl<'a> Guard<'a> {
                 Ok(Handed::Nothing) => return,
                 Ok(Handed::Zombie) => self.zombies += 1,
                 Ok(Handed::Space(pid, fd)) => match Uffd::new(fd) {
-                    Ok(uffd) if self.spaces.len() < SPACES_MAX => self.hold(uffd, pid),
+                    Ok(uffd) if self.spaces.iter().flatten().count() < SPACES_MAX => self.hold(uffd, pid),
                     _ => return self.restore_broke(),
                 },
                 Ok(Handed::Finished) => {
@@ -302,7 +307,7 @@ impl<'a> Guard<'a> {
 
     fn hold(&mut self, uffd: Uffd, pid: i32) {
         let note = self.keep(uffd, pid, None);
-        let copy = self.spaces.last().map(|space| space.as_fd().try_clone_to_owned());
+        let copy = self.spaces.last().and_then(Option::as_ref).map(|space| space.as_fd().try_clone_to_owned());
         match copy {
             Some(Ok(copy)) => self.tell(&[note], &[copy.as_fd()]),
             _ => self.detach(),
@@ -311,7 +316,7 @@ impl<'a> Guard<'a> {
 
     fn keep(&mut self, uffd: Uffd, pid: i32, parent: Option<u64>) -> Note {
         let note = Note::Space { id: self.spaces.len() as u64, pid, parent };
-        self.spaces.push(uffd);
+        self.spaces.push(Some(uffd));
         self.pids.push(pid);
         self.log.push(note.clone());
         note
@@ -331,6 +336,11 @@ impl<'a> Guard<'a> {
             match note {
                 Note::Read { id } => self.read(id),
                 Note::Protect => self.tasks.extend(descriptors.pop()),
+                Note::Gone { id } => {
+                    if let Some(space) = usize::try_from(id).ok().and_then(|id| self.spaces.get_mut(id)) {
+                        *space = None;
+                    }
+                }
                 Note::Done => return Some(Ending::Complete),
                 Note::Abandon => self.kill(),
                 _ => self.detach(),
@@ -371,7 +381,7 @@ impl<'a> Guard<'a> {
             notes.push(note);
         }
         let copies: Result<Vec<OwnedFd>, _> =
-            self.spaces[first..].iter().map(|space| space.as_fd().try_clone_to_owned()).collect();
+            self.spaces[first..].iter().flatten().map(|space| space.as_fd().try_clone_to_owned()).collect();
         match copies {
             Ok(copies) => self.tell(&notes, &copies.iter().map(AsFd::as_fd).collect::<Vec<_>>()),
             Err(_) => self.detach(),
@@ -390,7 +400,7 @@ impl<'a> Guard<'a> {
         }
         // Tasks that CRIU has not finished cannot run: it holds them, and ends them when its restore fails.
         let gone = late && over || self.killing;
-        if !gone || self.spaces.iter().any(Uffd::lives) {
+        if !gone || self.spaces.iter().flatten().any(Uffd::lives) {
             return None;
         }
         Some(if self.spaces.is_empty() { Ending::NothingCame } else { Ending::Dead })

@@ -21,10 +21,19 @@ const NOTE_BYTES: usize = 40;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Note {
-    /// Guard, first: the version of these notes.
-    Hello(u64),
+    /// Guard, first: the version of these notes, and how many notes of what has happened so far follow.
+    Hello {
+        version: u64,
+        history: u64,
+    },
     /// Guard: an address space, with its userfaultfd; `parent` when it was forked from another.
     Space {
+        id: u64,
+        pid: i32,
+        parent: Option<u64>,
+    },
+    /// Guard, in the history: an address space that has ended, or lacked nothing any more. Others were forked from it.
+    Ghost {
         id: u64,
         pid: i32,
         parent: Option<u64>,
@@ -62,6 +71,10 @@ pub(super) enum Note {
     Read {
         id: u64,
     },
+    /// Service: this space has ended, or lacks nothing any more.
+    Gone {
+        id: u64,
+    },
     /// Service: a task to kill when pages are missing for good, with its pidfd.
     Protect,
     /// Service: no page is missing.
@@ -73,7 +86,7 @@ pub(super) enum Note {
 impl Note {
     fn encode(&self) -> [u8; NOTE_BYTES] {
         let words = match *self {
-            Self::Hello(version) => [1, 0, version, 0, 0],
+            Self::Hello { version, history } => [1, 0, version, history, 0],
             Self::Space { id, pid, parent } => [2, id, u64::from(pid.cast_unsigned()), parent.map_or(0, |p| p + 1), 0],
             Self::Events { id, count } => [3, id, count, 0, 0],
             Self::Fault { id, address } => [4, id, address, 0, 0],
@@ -86,6 +99,8 @@ impl Note {
             Self::Protect => [11, 0, 0, 0, 0],
             Self::Done => [12, 0, 0, 0, 0],
             Self::Abandon => [13, 0, 0, 0, 0],
+            Self::Ghost { id, pid, parent } => [14, id, u64::from(pid.cast_unsigned()), parent.map_or(0, |p| p + 1), 0],
+            Self::Gone { id } => [15, id, 0, 0, 0],
         };
         let mut bytes = [0; NOTE_BYTES];
         for (into, word) in bytes.as_chunks_mut().0.iter_mut().zip(words) {
@@ -98,7 +113,7 @@ impl Note {
         let word = |index: usize| bytes.as_chunks().0.get(index).copied().map_or(0, u64::from_ne_bytes);
         let (id, a, b, c) = (word(1), word(2), word(3), word(4));
         Some(match word(0) {
-            1 => Self::Hello(a),
+            1 => Self::Hello { version: a, history: b },
             2 => Self::Space { id, pid: u32::try_from(a).ok()?.cast_signed(), parent: b.checked_sub(1) },
             3 => Self::Events { id, count: a },
             4 => Self::Fault { id, address: a },
@@ -111,6 +126,8 @@ impl Note {
             11 => Self::Protect,
             12 => Self::Done,
             13 => Self::Abandon,
+            14 => Self::Ghost { id, pid: u32::try_from(a).ok()?.cast_signed(), parent: b.checked_sub(1) },
+            15 => Self::Gone { id },
             _ => return None,
         })
     }
@@ -191,7 +208,9 @@ mod tests {
     fn notes_arrive_with_their_descriptors() {
         let (a, b) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC).unwrap();
         let notes = vec![
-            Note::Hello(VERSION),
+            Note::Hello { version: VERSION, history: 9 },
+            Note::Ghost { id: 3, pid: 12, parent: None },
+            Note::Gone { id: 3 },
             Note::Space { id: 3, pid: 12, parent: Some(0) },
             Note::Events { id: 3, count: 2 },
             Note::Fault { id: 3, address: 0x1000 },

@@ -207,7 +207,8 @@ impl Service {
     /// # Errors
     /// When the guard is not there in time, or is of another version.
     pub fn start(options: Options) -> Result<Self, ServiceError> {
-        let socket = Arc::new(attach(&options.guard, options.attach)?);
+        let (socket, history) = attach(&options.guard, options.attach)?;
+        let socket = Arc::new(socket);
         let made = inbox(HEARD_MAX);
         let (outbox, inbox) = made.map_err(|source| ServiceError::System { what: "make an eventfd", source })?;
         let (shared, breaker, (tell, events)) = (Arc::new(Shared::default()), Breaker::default(), channel());
@@ -224,7 +225,7 @@ impl Service {
             breaker: breaker.clone(),
             inbox,
             tell,
-            state: State::default(),
+            state: State::new(history),
         };
         let thread = spawn("pages", move || work.run())?;
         Ok(Self { shared, socket, breaker, events, thread: Some(thread) })
@@ -307,12 +308,12 @@ fn spawn<T: Send + 'static>(
 }
 
 /// Connects to the guard, which may still be starting.
-fn attach(path: &Path, patience: Duration) -> Result<OwnedFd, ServiceError> {
+fn attach(path: &Path, patience: Duration) -> Result<(OwnedFd, u64), ServiceError> {
     let started = Instant::now();
     let failed = |source| ServiceError::Attach { path: path.to_owned(), source };
     loop {
         match greet_guard(path) {
-            Ok(socket) => break Ok(socket),
+            Ok(met) => break Ok(met),
             // A guard that still notices the end of the service before us closes the connection at once.
             Err(Met::Nobody(_)) if started.elapsed() < patience => std::thread::sleep(Duration::from_millis(1)),
             Err(Met::Nobody(errno)) => break Err(failed(errno)),
@@ -326,7 +327,8 @@ enum Met {
     Version(u64),
 }
 
-fn greet_guard(path: &Path) -> Result<OwnedFd, Met> {
+/// The socket, and how many notes of the history follow.
+fn greet_guard(path: &Path) -> Result<(OwnedFd, u64), Met> {
     let open = || {
         let socket = socket(AddressFamily::Unix, SockType::SeqPacket, SockFlag::SOCK_CLOEXEC, None)?;
         connect(socket.as_raw_fd(), &UnixAddr::new(path)?)?;
@@ -335,8 +337,8 @@ fn greet_guard(path: &Path) -> Result<OwnedFd, Met> {
     };
     let (socket, (notes, _)) = open().map_err(Met::Nobody)?;
     match notes.first() {
-        Some(Note::Hello(VERSION)) => Ok(socket),
-        Some(Note::Hello(version)) => Err(Met::Version(*version)),
+        Some(Note::Hello { version: VERSION, history }) => Ok((socket, *history)),
+        Some(Note::Hello { version, .. }) => Err(Met::Version(*version)),
         _ => Err(Met::Nobody(Errno::ECONNRESET)),
     }
 }

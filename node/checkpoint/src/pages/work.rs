@@ -49,6 +49,10 @@ pub(super) struct Work {
 /// What changes while it works.
 pub(super) struct State {
     pub spaces: BTreeMap<u64, Served>,
+    /// While the history is heard: spaces that are no more, from which others were forked.
+    ghosts: BTreeMap<u64, Space>,
+    /// Notes of the history that are still to come.
+    history: u64,
     pub later: Vec<Later>,
     pub progress: Progress,
     /// Packets of the guard that came while the answer to a read was awaited.
@@ -60,10 +64,12 @@ pub(super) struct State {
     silent: bool,
 }
 
-impl Default for State {
-    fn default() -> Self {
+impl State {
+    pub fn new(history: u64) -> Self {
         Self {
             spaces: BTreeMap::new(),
+            ghosts: BTreeMap::new(),
+            history,
             later: Vec::new(),
             progress: Progress::default(),
             early: VecDeque::new(),
@@ -90,6 +96,14 @@ impl Work {
     }
 
     fn serve(&mut self) -> Result<(), ServiceError> {
+        // Nothing is filled before all is known that has happened.
+        while self.state.history > 0 {
+            if let Some((notes, descriptors)) = self.packet(MsgFlags::empty())? {
+                self.state.history = self.state.history.saturating_sub(notes.len() as u64);
+                self.act(notes, descriptors)?;
+            }
+        }
+        self.state.ghosts.clear();
         let mut idle = false;
         loop {
             self.await_work(idle)?;
@@ -100,6 +114,7 @@ impl Work {
             let tried = self.try_again()?;
             self.ask_ahead();
             let stored = self.fill_from_store()?;
+            self.let_go_of_the_complete()?;
             self.publish();
             if self.complete() {
                 return self.finish();
@@ -183,6 +198,10 @@ impl Work {
                     let fd = descriptors.next().ok_or(ServiceError::GuardDied)?;
                     self.take_space(id, pid, parent, fd)?;
                 }
+                Note::Ghost { id, pid, parent } => {
+                    let space = self.first(pid, parent)?;
+                    self.state.ghosts.insert(id, space);
+                }
                 Note::Fault { id, address } => self.fault(id, address)?,
                 Note::Remap { id, from, to, bytes } => {
                     let moved = from..from.saturating_add(bytes);
@@ -204,11 +223,7 @@ impl Work {
     }
 
     fn take_space(&mut self, id: u64, pid: i32, parent: Option<u64>, fd: OwnedFd) -> Result<(), ServiceError> {
-        let parent = parent.and_then(|parent| self.state.spaces.get(&parent));
-        let space = match parent {
-            Some(parent) => parent.space.fork(),
-            None => Space::new(&lazy_runs(&self.images, pid)?, &self.store.ranges(pid)),
-        };
+        let space = self.first(pid, parent)?;
         self.state.progress.lazy += space.missing();
         let system = |what| move |source| ServiceError::System { what, source };
         let uffd = Uffd::new(fd).map_err(system("prepare a userfaultfd"))?;
@@ -218,8 +233,38 @@ impl Work {
         Ok(())
     }
 
+    /// What a space lacks at first: what its parent lacks, or what the images say.
+    fn first(&self, pid: i32, parent: Option<u64>) -> Result<Space, ServiceError> {
+        let Some(parent) = parent else {
+            return Ok(Space::new(&lazy_runs(&self.images, pid)?, &self.store.ranges(pid)));
+        };
+        let lives = self.state.spaces.get(&parent).map(|served| &served.space);
+        let space = lives.or_else(|| self.state.ghosts.get(&parent)).map(Space::fork);
+        // A parent that is no more, and no ghost, would be one that forked after its end.
+        space.ok_or(ServiceError::GuardDied)
+    }
+
+    /// A space has ended, or lacks nothing any more: both descriptors of it are closed.
+    pub(super) fn let_go(&mut self, id: u64) -> Result<(), ServiceError> {
+        self.state.spaces.remove(&id);
+        send(&*self.socket, &[Note::Gone { id }], &[]).map_err(|_| ServiceError::GuardDied)
+    }
+
+    /// Closing descriptors early keeps a process that forks often from using them all up.
+    fn let_go_of_the_complete(&mut self) -> Result<(), ServiceError> {
+        if !self.state.progress.restored {
+            return Ok(());
+        }
+        let complete = |(id, served): (&u64, &Served)| (served.space.missing() == 0).then_some(*id);
+        let complete: Vec<u64> = self.state.spaces.iter().filter_map(complete).collect();
+        complete.into_iter().try_for_each(|id| self.let_go(id))
+    }
+
     /// Changes a space; who waits for a page of `range` looks again.
     pub(super) fn change(&mut self, id: u64, range: Range<u64>, change: impl FnOnce(&mut Space)) {
+        if let Some(ghost) = self.state.ghosts.get_mut(&id) {
+            return change(ghost);
+        }
         let Some(served) = self.state.spaces.get_mut(&id) else { return };
         change(&mut served.space);
         if !range.is_empty() {
