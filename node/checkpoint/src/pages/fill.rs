@@ -28,6 +28,9 @@ pub(super) struct Served {
 /// Pages that could not be filled yet.
 pub(super) struct Later {
     pub id: u64,
+    pub pid: i32,
+    /// Spaces from this id on were forked after it was kept.
+    pub born: u64,
     pub image: u64,
     pub pages: u64,
     /// `None`: zeros.
@@ -62,19 +65,42 @@ impl Work {
             std::mem::take(&mut self.state.later).into_iter().partition(|later: &Later| later.due <= now);
         self.state.later = later;
         let due: Vec<Later> = due;
-        for Later { id, image, pages, content, origin, .. } in &due {
+        for Later { id, pid, born, image, pages, content, origin, .. } in &due {
             match origin {
                 Origin::Store => self.fill_stored(*id, *image, *pages)?,
-                _ => self.fill(*id, *image, *pages, content.as_deref(), *origin)?,
+                _ => {
+                    self.fill(*id, *pid, *image, *pages, content.as_deref(), *origin)?;
+                    self.fill_all(*born, *pid, *image, *pages, content.as_deref(), *origin)?;
+                }
             }
         }
         Ok(!due.is_empty())
     }
 
-    /// Fills pages that came from the source. What cannot be filled now is kept.
-    pub(super) fn fill(
+    /// Fills pages that came from the source in all spaces of a task from the id `from` on. Children that are forked meanwhile
+    /// have the highest ids: they are filled too, since what was asked for before the fork is not asked for again.
+    pub(super) fn fill_all(
+        &mut self,
+        from: u64,
+        pid: i32,
+        image: u64,
+        pages: u64,
+        content: Option<&[u8]>,
+        origin: Origin,
+    ) -> Result<(), ServiceError> {
+        let mut from = from;
+        while let Some(id) = self.state.spaces.range(from..).find(|(_, served)| served.pid == pid).map(|(id, _)| *id) {
+            self.fill(id, pid, image, pages, content, origin)?;
+            from = id + 1;
+        }
+        Ok(())
+    }
+
+    /// What cannot be filled now is kept.
+    fn fill(
         &mut self,
         id: u64,
+        pid: i32,
         image: u64,
         pages: u64,
         content: Option<&[u8]>,
@@ -82,16 +108,22 @@ impl Work {
     ) -> Result<(), ServiceError> {
         if let Try::After(wait) = self.put(id, image, pages, content, origin)? {
             let (content, due) = (content.map(<[u8]>::to_vec), Instant::now() + wait);
-            self.state.later.push(Later { id, image, pages, content, origin, due });
+            self.keep(Later { id, pid, born: 0, image, pages, content, origin, due });
         }
         Ok(())
     }
 
+    fn keep(&mut self, later: Later) {
+        let born = self.state.spaces.last_key_value().map_or(0, |(id, _)| id + 1);
+        self.state.later.push(Later { born, ..later });
+    }
+
     pub(super) fn fill_stored(&mut self, id: u64, image: u64, pages: u64) -> Result<(), ServiceError> {
         let Some(served) = self.state.spaces.get_mut(&id) else { return Ok(()) };
+        let pid = served.pid;
         let mut content = vec![0; bytes(pages)];
-        if let Err(error) = self.store.read(served.pid, image, &mut content) {
-            tracing::warn!(%error, pid = served.pid, "a page of the local store cannot be used: the source is asked");
+        if let Err(error) = self.store.read(pid, image, &mut content) {
+            tracing::warn!(%error, pid, "a page of the local store cannot be used: the source is asked");
             served.space.not_stored(image, pages);
             // Who waits for it faults again, and the source is asked then.
             for run in served.space.locate(image, pages) {
@@ -101,7 +133,7 @@ impl Work {
         }
         if let Try::After(wait) = self.put(id, image, pages, Some(&content), Origin::Store)? {
             let due = Instant::now() + wait;
-            self.state.later.push(Later { id, image, pages, content: None, origin: Origin::Store, due });
+            self.keep(Later { id, pid, born: 0, image, pages, content: None, origin: Origin::Store, due });
         }
         Ok(())
     }

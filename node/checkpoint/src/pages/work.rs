@@ -352,11 +352,7 @@ impl Work {
                     return Err(ServiceError::Lost { pid, address: image, pages: entry.pages });
                 }
             };
-            let wanting: Vec<u64> =
-                self.state.spaces.iter().filter(|(_, served)| served.pid == pid).map(|(id, _)| *id).collect();
-            for id in wanting {
-                self.fill(id, image, pages, content, origin)?;
-            }
+            self.fill_all(0, pid, image, pages, content, origin)?;
         }
         Ok(())
     }
