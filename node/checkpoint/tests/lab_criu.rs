@@ -40,6 +40,7 @@ const TESTS: &[(&str, fn())] = &[
     ("what_is_sent_while_the_network_is_down_arrives_at_the_copy", what_is_sent_while_the_network_is_down_arrives),
     ("a_cancelled_restore_leaves_nothing_and_can_be_repeated", a_cancelled_restore_leaves_nothing),
     ("a_restore_at_its_deadline_leaves_nothing", a_restore_at_its_deadline_leaves_nothing),
+    ("a_released_copy_runs_even_if_criu_hangs_meanwhile", a_released_copy_runs_even_if_criu_hangs),
     ("a_dump_at_its_deadline_runs_on_with_memory_and_connection", a_dump_at_its_deadline_runs_on),
     ("a_refused_dump_says_why_and_runs_on", a_refused_dump_says_why_and_runs_on),
     ("a_criu_that_hangs_is_ended_and_the_source_runs_on", a_criu_that_hangs_is_ended),
@@ -193,6 +194,23 @@ fn a_restore_at_its_deadline_leaves_nothing() {
         assert_eq!(beats(), stood_at);
     }
     criu().worker(inherit("site")).unwrap().restore(&restore(false), soon()).unwrap().release(soon()).unwrap();
+    assert_eq!(container.report(), Report { served: 2, wrong: 0 });
+}
+
+/// What was released may have served a client: it is not killed.
+fn a_released_copy_runs_even_if_criu_hangs() {
+    let mut container = Container::start(1);
+    criu().worker(Vec::new()).unwrap().dump(&container.dump(false), soon()).unwrap().commit(soon()).unwrap();
+    container.reap();
+    let worker = criu().worker(inherit("site")).unwrap();
+    let process = pid(worker.pid());
+    let held = worker.restore(&restore(false), soon()).unwrap();
+    kill(process, Signal::SIGSTOP).unwrap();
+    let late = held.release(Instant::now() + Duration::from_millis(50)).unwrap_err();
+    assert!(matches!(late, Error::Late { .. }), "{late}");
+    assert!(stands());
+    kill(process, Signal::SIGCONT).unwrap();
+    assert!(runs());
     assert_eq!(container.report(), Report { served: 2, wrong: 0 });
 }
 

@@ -81,9 +81,13 @@ impl HeldRestore {
     /// Lets the tasks run, and gives the process id of their root. Whoever calls this has made sure that no other copy does.
     ///
     /// # Errors
-    /// CRIU has failed in its last steps; the tasks were killed. Whether they ran for a moment is not known.
+    /// [`Error::Refused`]: CRIU has failed in its last steps and killed the tasks. After any other error they may run, and so
+    /// they are not killed: CRIU, if it lives, goes on. [`Tree::root`] of [`tree`](Self::tree), taken before, tells how it
+    /// ends.
     pub fn release(mut self, deadline: Instant) -> Result<u32, Error> {
         const ACTION: &str = "let the restored tasks run";
+        self.worker.spare();
+        self.released = true;
         self.worker.acknowledge(ACTION, true)?;
         loop {
             match self.worker.answer(ACTION, deadline)? {
@@ -92,10 +96,7 @@ impl HeldRestore {
                 Answer::Done(response) => return Err(self.worker.refused(ACTION, &response)),
             }
         }
-        self.released = true;
-        if !self.worker.wait(deadline) {
-            tracing::warn!(criu.pid = self.worker.pid(), "CRIU lingers after a restore and is ended");
-        }
+        self.worker.wait(deadline);
         Ok(self.root)
     }
 

@@ -45,6 +45,7 @@ pub struct Worker {
     log: PathBuf,
     /// Once CRIU's end was waited for.
     over: Option<ExitStatus>,
+    spared: bool,
 }
 
 /// What one request needs from the file system: CRIU opens both through `/proc`, before it does anything else.
@@ -91,7 +92,9 @@ impl Worker {
         unsafe { command.pre_exec(move || kept.iter().try_for_each(|fd| keep_over_exec(*fd))) };
         let mut child = command.spawn().map_err(|source| Error::Start { program: program.into(), source })?;
         match pidfd(child.id()) {
-            Ok(process) => Ok(Self { child, socket: Some(ours), process, inherit, log: PathBuf::new(), over: None }),
+            Ok(process) => {
+                Ok(Self { child, socket: Some(ours), process, inherit, log: PathBuf::new(), over: None, spared: false })
+            }
             Err(source) => {
                 let _ = child.kill();
                 let _ = child.wait();
@@ -190,11 +193,18 @@ impl Worker {
         self.over.is_some()
     }
 
+    /// From now on CRIU is not killed: the tasks that it has restored run, or are about to, and are its children still.
+    pub(super) fn spare(&mut self) {
+        self.spared = true;
+    }
+
     /// Has CRIU undo what it did, by hanging up; kills it with its helpers if it does not.
     pub(super) fn end(&mut self) {
         self.hang_up();
-        if !self.wait(Instant::now() + GRACE) {
-            self.kill();
+        match self.wait(Instant::now() + GRACE) {
+            true => {}
+            false if self.spared => tracing::error!(criu.pid = self.child.id(), "CRIU does not end after a restore"),
+            false => self.kill(),
         }
     }
 
