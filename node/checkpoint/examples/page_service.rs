@@ -79,8 +79,8 @@ fn latency(connection: &str) -> Result<(), Failure> {
     let mut said = String::new();
     BufReader::new(task.stdout.as_mut().ok_or("no output")?).read_line(&mut said)?;
     print!("fault over {connection}, nothing pushed: {said}");
-    service.abandon();
     end(&mut task);
+    service.abandon();
     end(&mut source);
     Ok(())
 }

@@ -73,6 +73,8 @@ fn serves(scenario: &str) -> Result<(), Failed> {
     world.restored_is_right()?;
     let progress = ended(service)?;
     check(progress.finished && progress.missing == 0, &progress)?;
+    let changes = !matches!(scenario, "reads_by_four_threads" | "splits_its_mappings" | "reads_what_it_never_had");
+    check(!changes || progress.changes > 0, &progress)?;
     world.guard_ended_well()
 }
 

@@ -65,6 +65,8 @@ pub struct Progress {
     pub stalled: Duration,
     /// See `stalls`.
     pub longest_stall: Duration,
+    /// Times that a task forked, or moved, unmapped or gave up memory while pages were missing.
+    pub changes: u64,
     /// Restored tasks that were zombies.
     pub zombies: u64,
     /// CRIU has handed over all tasks.
@@ -268,6 +270,8 @@ impl Service {
 
     /// Gives the tasks up: the guard kills them.
     pub fn abandon(mut self) {
+        // First, so that the guard's hanging up is not taken for its death.
+        self.shared.stopped.store(true, Ordering::Release);
         let _ = send(&*self.socket, &[Note::Abandon], &[]);
         self.stop();
     }

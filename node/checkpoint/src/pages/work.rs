@@ -84,7 +84,9 @@ impl State {
 impl Work {
     pub fn run(mut self) -> Result<(), ServiceError> {
         let served = self.serve();
-        if let Err(ServiceError::GuardDied) = served {
+        if let Err(ServiceError::GuardDied) = served
+            && !self.shared.stopped()
+        {
             self.kill_tasks();
         }
         self.publish();
@@ -204,10 +206,12 @@ impl Work {
                 }
                 Note::Fault { id, address } => self.fault(id, address)?,
                 Note::Remap { id, from, to, bytes } => {
+                    self.state.progress.changes += 1;
                     let moved = from..from.saturating_add(bytes);
                     self.change(id, moved, |space| space.remap(from, to, bytes));
                 }
                 Note::Remove { id, range } | Note::Unmap { id, range } => {
+                    self.state.progress.changes += 1;
                     self.change(id, range.clone(), |space| space.remove(range));
                 }
                 Note::Finished { zombies } => {
@@ -225,6 +229,7 @@ impl Work {
     fn take_space(&mut self, id: u64, pid: i32, parent: Option<u64>, fd: OwnedFd) -> Result<(), ServiceError> {
         let space = self.first(pid, parent)?;
         self.state.progress.lazy += space.missing();
+        self.state.progress.changes += u64::from(parent.is_some());
         let system = |what| move |source| ServiceError::System { what, source };
         let uffd = Uffd::new(fd).map_err(system("prepare a userfaultfd"))?;
         // Threads that waited under a service before us fault again.
