@@ -89,7 +89,7 @@ impl Asked {
     #[must_use]
     pub fn of(arguments: &[OsString]) -> Option<Self> {
         let program = OsString::from("runc");
-        let line = Line::try_parse_from(std::iter::once(&program).chain(arguments)).ok()?;
+        let line = Line::try_parse_from(std::iter::once(program).chain(arguments.iter().map(long))).ok()?;
         let Command::Restore(restore) = line.command else { return None };
         if !restore.detach || restore.console_socket.is_some() {
             return None;
@@ -106,6 +106,14 @@ impl Asked {
     }
 }
 
+/// Runc is written in Go, which takes `-no-subreaper` for `--no-subreaper`; containerd uses both.
+fn long(argument: &OsString) -> OsString {
+    match argument.to_str() {
+        Some(text) if text.starts_with('-') && !text.starts_with("--") && text.len() > 2 => format!("-{text}").into(),
+        _ => argument.clone(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -116,7 +124,7 @@ mod tests {
     }
 
     const CONTAINERD: &str = "--root /run/docker/runtime-runc/moby --log /b/log.json --log-format json restore \
-        --image-path /b/criu --work-path /b/work --no-subreaper --detach --pid-file /b/init.pid --bundle /b 4711";
+        --image-path /b/criu --work-path /b/work --detach --pid-file /b/init.pid -no-subreaper --bundle /b 4711";
 
     #[test]
     fn what_containerd_asks_for_is_understood() {
