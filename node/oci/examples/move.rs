@@ -3,6 +3,7 @@
 //! ```sh
 //! move target HANDOFF           # listens for the runtime, restores what `source` leaves in HANDOFF
 //! move source PID BUNDLE HANDOFF
+//! move cancel HANDOFF           # listens, and calls it off
 //! ```
 
 use std::fs;
@@ -22,7 +23,8 @@ fn main() -> Result<()> {
     match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["target", handoff] => target(Path::new(handoff)),
         ["source", pid, bundle, handoff] => source(pid.parse()?, Path::new(bundle), Path::new(handoff)),
-        _ => bail!("move target HANDOFF | move source PID BUNDLE HANDOFF"),
+        ["cancel", handoff] => cancel(Path::new(handoff)),
+        _ => bail!("move target HANDOFF | move source PID BUNDLE HANDOFF | move cancel HANDOFF"),
     }
 }
 
@@ -33,11 +35,22 @@ fn folders(handoff: &Path) -> Result<(PathBuf, PathBuf)> {
     Ok((images, work))
 }
 
+fn cancel(handoff: &Path) -> Result<()> {
+    let mut runtime = answer(handoff)?;
+    println!("{:?}", runtime.hear::<Said>(None)?);
+    runtime.say(&Order::Cancel)?;
+    println!("{:?}", runtime.hear::<Said>(None)?);
+    Ok(())
+}
+
+fn answer(handoff: &Path) -> Result<Link> {
+    let path = handoff.join(SOCKET);
+    Ok(Link::new(UnixListener::bind(&path)?.accept()?.0, &path))
+}
+
 fn target(handoff: &Path) -> Result<()> {
     let (folder, work) = folders(handoff)?;
-    let path = handoff.join(SOCKET);
-    let listener = UnixListener::bind(&path)?;
-    let mut runtime = Link::new(listener.accept()?.0, &path);
+    let mut runtime = answer(handoff)?;
     println!("{:?}", runtime.hear::<Said>(None)?);
     let stdio = handoff.join("stdio");
     while !stdio.exists() {
