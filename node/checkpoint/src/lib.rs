@@ -4,7 +4,7 @@
 //! [`criu`] speaks CRIU's RPC and holds a dump or a restore at the moments that matter; [`dirty`] tells which pages of a
 //! running process were written; [`pages`] serves the pages that a restored process still lacks.
 //!
-//! Invariant: unsafe code lies in this crate alone, each block with the reason why it is sound.
+//! Invariant: what calls the kernel directly lies here, each unsafe block with the reason why it is sound.
 
 pub mod criu;
 pub mod dirty;
