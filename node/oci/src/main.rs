@@ -49,7 +49,7 @@ fn runc(arguments: &[OsString]) -> Result<Infallible, std::io::Error> {
 
 /// As runc writes it, so that the engine shows it to whoever asked.
 fn report(log: &Path, why: &str) {
-    let line = serde_json::json!({ "level": "error", "msg": why, "time": "" });
+    let line = serde_json::json!({ "level": "error", "msg": why });
     if let Ok(mut file) = OpenOptions::new().append(true).create(true).open(log) {
         // Nobody is left to be told.
         let _ = writeln!(file, "{line}");
