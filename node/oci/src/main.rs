@@ -27,7 +27,7 @@ fn main() -> ExitCode {
     match godwit_oci::restore::restore(&asked, &spec, &handoff) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            let why = format!("godwit: {:#}", anyhow::Error::from(error));
+            let why = format!("godwit: {}", error.chain());
             eprintln!("{why}");
             if let Some(log) = &asked.log {
                 report(log, &why);

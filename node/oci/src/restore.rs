@@ -57,6 +57,15 @@ pub enum Error {
     Estranged(i32, #[source] state::Error),
 }
 
+impl Error {
+    /// What failed and why, down to the cause.
+    #[must_use]
+    pub fn chain(&self) -> String {
+        let causes = std::iter::successors(Some(self as &dyn std::error::Error), |error| error.source());
+        causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
+    }
+}
+
 /// Prepares the container, waits for its images, restores it, waits until it may run, and hands it to the engine.
 ///
 /// # Errors
@@ -70,9 +79,7 @@ pub fn restore(asked: &Asked, spec: &Spec, handoff: &Path) -> Result<(), Error> 
             Ok(())
         }
         Err(error) => {
-            let why = std::iter::successors(Some(&error as &dyn std::error::Error), |error| error.source());
-            let why = why.map(ToString::to_string).collect::<Vec<_>>().join(": ");
-            let _ = site.tell(&Said::Failed { why });
+            let _ = site.tell(&Said::Failed { why: error.chain() });
             Err(error)
         }
     }
@@ -90,17 +97,17 @@ fn run(asked: &Asked, spec: &Spec, handoff: &Path, site: &mut Site) -> Result<i3
         other => return Err(not_due(&other)),
     };
     let worker = start(&seen, network.into(), &stdio)?;
+    let external = seen.prepared(spec, &below).into_iter().map(|(key, path)| format!("mnt[{key}]:{path}")).collect();
     let images = match site.order(&Said::Ready, Some(PATIENCE))? {
         Order::Restore(images) => images,
         other => return Err(not_due(&other)),
     };
-    let external = seen.prepared(spec, &below).into_iter().map(|(key, path)| format!("mnt[{key}]:{path}"));
     let restore = Restore {
         images: images.folder,
         work: images.work,
         root: Some(root_of(asked, spec)),
         lazy: images.lazy,
-        external: external.collect(),
+        external,
     };
     let held = worker.restore(&restore, Instant::now() + RESTORING)?;
     let pid = match site.order(&Said::Held, None)? {
@@ -171,22 +178,16 @@ impl Site {
     /// Says where things stand, and waits for what to do.
     fn order(&mut self, stands: &Said, patience: Option<Duration>) -> Result<Order, Broken> {
         let until = patience.map(|patience| Instant::now() + patience);
-        let mut told = false;
         loop {
             let left = until.map(|until| until.saturating_duration_since(Instant::now()));
-            if let (Some(Duration::ZERO), Some(_)) = (left, &self.link) {
+            if left == Some(Duration::ZERO) {
                 return Err(Broken::Silent(self.path.clone(), io::ErrorKind::TimedOut.into()));
             }
             let mut link = match self.link.take() {
                 Some(link) => link,
-                None => {
-                    told = false;
-                    Link::call(&self.path, left)?
-                }
+                None => Link::call(&self.path, left)?,
             };
-            let said = if told { Ok(()) } else { link.say(stands) };
-            told = true;
-            match said.and_then(|()| link.hear(left)) {
+            match link.say(stands).and_then(|()| link.hear(left)) {
                 Ok(order) => {
                     self.link = Some(link);
                     return Ok(order);
@@ -202,6 +203,25 @@ impl Site {
         match &mut self.link {
             Some(link) => link.say(said),
             None => Link::call(&self.path, Some(Duration::ZERO))?.say(said),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixListener;
+
+    use super::*;
+
+    #[test]
+    fn a_site_that_listens_and_says_nothing_is_not_waited_for_without_end() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join(SOCKET);
+        let _listens = UnixListener::bind(&path).expect("binds");
+        let mut site = Site { path, link: None };
+        for _ in 0..2 {
+            let ordered = site.order(&Said::Ready, Some(Duration::from_millis(50)));
+            assert!(matches!(ordered, Err(Broken::Silent(..))), "{ordered:?}");
         }
     }
 }

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use super::conversation::Answer;
-use super::rpc::{CGROUPS_IGNORE, Kind, NETWORK_LOCK_SKIP, Request};
+use super::rpc::{Kind, Request};
 use super::tree::Tree;
 use super::worker::{Folders, Worker};
 use super::{Error, tcp};
@@ -66,19 +66,11 @@ impl Worker {
 
     fn dump_and_hold(&mut self, dump: &Dump, deadline: Instant) -> Result<Tree, Error> {
         let folders = Folders::open(&dump.images, &dump.work)?;
-        let mut opts = folders.options(LOG);
+        let mut opts = folders.options(LOG, dump.lazy, &dump.external);
         opts.pid = Some(i32::try_from(dump.pid).map_err(|error| Error::Tree { pid: 0, reason: error.to_string() })?);
-        opts.lazy_pages = Some(dump.lazy);
         opts.leave_stopped = Some(true);
-        opts.tcp_established = Some(true);
         opts.tcp_skip_in_flight = Some(true);
         opts.ghost_limit = Some(dump.ghost_limit);
-        opts.link_remap = Some(true);
-        opts.file_locks = Some(true);
-        opts.ext_unix_sk = Some(true);
-        opts.external.clone_from(&dump.external);
-        opts.manage_cgroups_mode = Some(CGROUPS_IGNORE);
-        opts.network_lock = Some(NETWORK_LOCK_SKIP);
         opts.timeout = Some(seconds_until(deadline));
         self.explain_by(dump.work.join(LOG));
         self.send(ACTION, &Request { kind: Kind::Dump.into(), opts: Some(opts), notify_success: None })?;

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use super::Error;
 use super::conversation::Answer;
-use super::rpc::{CGROUPS_IGNORE, Kind, NETWORK_LOCK_SKIP, Request};
+use super::rpc::{Kind, Request};
 use super::tree::Tree;
 use super::worker::{Folders, Worker};
 
@@ -50,17 +50,9 @@ impl Worker {
             Some(path) => Ok(path.to_owned()),
             None => Err(Error::Name { path: path.clone() }),
         });
-        let mut opts = folders.options(LOG);
+        let mut opts = folders.options(LOG, restore.lazy, &restore.external);
         opts.root = root.transpose()?;
-        opts.lazy_pages = Some(restore.lazy);
-        opts.tcp_established = Some(true);
-        opts.link_remap = Some(true);
-        opts.file_locks = Some(true);
-        opts.ext_unix_sk = Some(true);
-        opts.external.clone_from(&restore.external);
         opts.inherit_fd = self.inherited();
-        opts.manage_cgroups_mode = Some(CGROUPS_IGNORE);
-        opts.network_lock = Some(NETWORK_LOCK_SKIP);
         self.explain_by(restore.work.join(LOG));
         self.send(ACTION, &Request { kind: Kind::Restore.into(), opts: Some(opts), notify_success: None })?;
         let root = self.run_to(ACTION, "post-restore", deadline)?;

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use nix::sys::socket::{Shutdown, shutdown};
 
 use super::conversation::{Answer, hear, pair, readable, say};
-use super::rpc::{InheritFd, Kind, Options, Request, Response};
+use super::rpc::{CGROUPS_IGNORE, InheritFd, Kind, NETWORK_LOCK_SKIP, Options, Request, Response};
 use super::tree::Tree;
 use super::{Error, log};
 
@@ -67,14 +67,22 @@ impl Folders {
         Ok(Self { images: open(images)?, work: open(work)? })
     }
 
-    /// The options that every request has.
-    pub(super) fn options(&self, log_file: &str) -> Options {
+    /// The options that a dump and its restore share.
+    pub(super) fn options(&self, log_file: &str, lazy: bool, external: &[String]) -> Options {
         Options {
             images_dir_fd: self.images.as_raw_fd(),
             work_dir_fd: Some(self.work.as_raw_fd()),
             log_file: Some(log_file.into()),
             log_level: Some(LOG_LEVEL),
             notify_scripts: Some(true),
+            lazy_pages: Some(lazy),
+            tcp_established: Some(true),
+            link_remap: Some(true),
+            file_locks: Some(true),
+            ext_unix_sk: Some(true),
+            external: external.to_vec(),
+            manage_cgroups_mode: Some(CGROUPS_IGNORE),
+            network_lock: Some(NETWORK_LOCK_SKIP),
             ..Options::default()
         }
     }
