@@ -19,6 +19,11 @@ use godwit_checkpoint::pages::{Connect, Connection, MemoryStore, Options, Server
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use nix::unistd::Pid;
 
+#[path = "../tests/pages/images.rs"]
+mod images;
+
+use images::{image, varint};
+
 const PID: i32 = 1;
 const BASE: u64 = 0x10_0000_0000;
 const PAGE: usize = 4096;
@@ -228,23 +233,4 @@ fn write_images(dir: &Path) -> std::io::Result<()> {
     let entry = [field(1, BASE), field(4, 2), field(5, pages)].concat();
     std::fs::write(dir.join(format!("pagemap-{PID}.img")), image(0x5608_4025, &[field(1, 1), entry]))?;
     std::fs::write(dir.join(format!("mm-{PID}.img")), image(0x5749_2820, &[mm]))
-}
-
-fn image(magic: u32, records: &[Vec<u8>]) -> Vec<u8> {
-    let mut bytes = [0x5456_4319_u32.to_le_bytes(), magic.to_le_bytes()].concat();
-    for record in records {
-        bytes.extend((record.len() as u32).to_le_bytes());
-        bytes.extend(record);
-    }
-    bytes
-}
-
-fn varint(mut value: u64) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    while value > 127 {
-        bytes.push(value as u8 | 128);
-        value >>= 7;
-    }
-    bytes.push(value as u8);
-    bytes
 }

@@ -23,9 +23,12 @@ use godwit_checkpoint::pages::{
 use libtest_mimic::{Arguments, Failed, Trial};
 use nix::unistd::Pid;
 
+#[path = "pages/images.rs"]
+mod images;
 #[path = "pages/restored.rs"]
 mod restored;
 
+use images::{image, varint};
 use restored::{BASE, PAGES, page};
 
 /// The restored task's pid in the images.
@@ -405,25 +408,6 @@ fn write_images(dir: &Path) -> io::Result<()> {
     let mappings = [vma(BASE, half), vma(half, BASE + pages * PAGE)].concat();
     fs::write(dir.join(format!("pagemap-{PID}.img")), image(0x5608_4025, &[field(1, 1), entry]))?;
     fs::write(dir.join(format!("mm-{PID}.img")), image(0x5749_2820, &[mappings]))
-}
-
-fn image(magic: u32, records: &[Vec<u8>]) -> Vec<u8> {
-    let mut bytes = [0x5456_4319_u32.to_le_bytes(), magic.to_le_bytes()].concat();
-    for record in records {
-        bytes.extend((record.len() as u32).to_le_bytes());
-        bytes.extend(record);
-    }
-    bytes
-}
-
-fn varint(mut value: u64) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    while value > 127 {
-        bytes.push(value as u8 | 128);
-        value >>= 7;
-    }
-    bytes.push(value as u8);
-    bytes
 }
 
 fn role(arguments: &[&str]) -> io::Result<Child> {
