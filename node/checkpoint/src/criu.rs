@@ -56,5 +56,6 @@ pub use dump::{Dump, Held};
 pub use error::Error;
 pub use restore::{HeldRestore, Restore};
 pub use tree::Tree;
+pub(crate) use tree::inner_pid;
 pub use version::{Criu, MIN_VERSION, Version};
 pub use worker::{Inherit, Worker};

@@ -30,7 +30,7 @@ mod kernel;
 mod mappings;
 mod pagemap;
 mod protect;
-mod ranges;
+pub(crate) mod ranges;
 mod reader;
 mod rounds;
 mod soft;
@@ -149,16 +149,17 @@ impl Tracker {
     /// [`Error::Gone`], and [`Error::Unresponsive`] if no thread could be stopped: worth another try. A [`Refusal`] is no
     /// error here: it is in [`Tracker::refused`], and the next method is taken.
     pub fn attach(pid: i32, patience: Duration) -> Result<Self, Error> {
-        Self::attach_relative(pid, &[], patience)
+        Self::attach_relative(pid, &[], patience, Method::Hashes)
     }
 
     /// Of a process that may have inherited one of the userfaultfds `others`, by a fork in the moment when its parent had it.
-    fn attach_relative(pid: i32, others: &[RawFd], patience: Duration) -> Result<Self, Error> {
+    /// `worst` is the last method that is tried.
+    fn attach_relative(pid: i32, others: &[RawFd], patience: Duration, worst: Method) -> Result<Self, Error> {
         let mut refused = Vec::new();
         for method in [Method::WriteProtect, Method::SoftDirty, Method::Hashes] {
             match Self::begin(method, pid, others, patience) {
                 Ok(tracker) => return Ok(Self { refused, ..tracker }),
-                Err(Error::Refused { refusal, .. }) => refused.push((method, refusal)),
+                Err(Error::Refused { refusal, .. }) if method != worst => refused.push((method, refusal)),
                 Err(error) => return Err(error),
             }
         }

@@ -23,6 +23,7 @@
 
 mod connection;
 mod fill;
+pub(crate) mod frame;
 pub mod guard;
 pub mod image;
 mod link;
@@ -33,11 +34,11 @@ mod source;
 mod space;
 mod store;
 mod uffd;
-mod wire;
+pub(crate) mod wire;
 mod work;
 
 pub use connection::{Close, Connect, Connection};
-pub use service::{Event, Options, Progress, Service, ServiceError};
+pub use service::{Event, Options, Progress, Service, ServiceError, dismiss};
 pub use source::{Ending, ServeError, Server};
 pub use store::{MemoryStore, Store};
 pub use wire::WireError;
@@ -45,9 +46,9 @@ pub use wire::WireError;
 /// Bytes of a page. CRIU's images and userfaultfd count in the processor's own; godwit moves tasks between x86-64 sites.
 pub const PAGE: u64 = 4096;
 /// The same, for sizes in memory.
-const PAGE_BYTES: usize = 4096;
+pub(crate) const PAGE_BYTES: usize = 4096;
 
 /// Bytes of so many pages in memory. What does not fit there is more than any slice has.
-fn bytes(pages: u64) -> usize {
+pub(crate) fn bytes(pages: u64) -> usize {
     usize::try_from(pages).unwrap_or(usize::MAX).saturating_mul(PAGE_BYTES)
 }

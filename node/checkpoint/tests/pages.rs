@@ -54,7 +54,7 @@ fn trials() -> Vec<Trial> {
         .iter()
         .map(|scenario| Trial::test(format!("memory_is_right_when_a_task_{scenario}"), || serves(scenario)))
         .collect();
-    let tests: [(&str, Test); 9] = [
+    let tests: [(&str, Test); 10] = [
         ("pages_of_the_store_do_not_travel", pages_of_the_store_do_not_travel),
         ("a_lost_connection_costs_no_page", a_lost_connection_costs_no_page),
         ("a_damaged_batch_is_fetched_again", a_damaged_batch_is_fetched_again),
@@ -64,6 +64,7 @@ fn trials() -> Vec<Trial> {
         ("without_a_new_service_the_task_dies_and_reads_no_zero", without_a_new_service_the_task_dies),
         ("when_the_guard_dies_the_task_dies_and_reads_no_zero", when_the_guard_dies_the_task_dies),
         ("restore_that_ends_early_is_reported", restore_that_ends_early_is_reported),
+        ("a_guard_to_which_nothing_will_come_is_dismissed", a_guard_to_which_nothing_will_come_is_dismissed),
     ];
     trials.extend(tests.map(|(name, test)| Trial::test(name, test)));
     trials
@@ -196,6 +197,21 @@ fn restore_that_ends_early_is_reported() -> Result<(), Failed> {
     let error = service.wait().err();
     check(matches!(error, Some(ServiceError::RestoreBroke)), &error)?;
     check(world.guard.wait()?.code() == Some(12), &"the guard waits for nothing")
+}
+
+fn a_guard_to_which_nothing_will_come_is_dismissed() -> Result<(), Failed> {
+    let mut world = World::new(20_000)?;
+    let until = Instant::now() + DEADLINE;
+    let ended = loop {
+        // It may still be starting.
+        godwit_checkpoint::pages::dismiss(&world.dir.path().join("guard.socket"));
+        match world.guard.try_wait()? {
+            Some(ended) => break ended,
+            None => check(Instant::now() < until, &"it stays")?,
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    };
+    check(ended.code() == Some(12), &ended)
 }
 
 /// How the connection to the source behaves.

@@ -173,7 +173,7 @@ impl Tree {
 }
 
 /// The innermost of the process ids that a process has in its nested namespaces (`NSpid` in proc_pid_status(5)).
-fn inner_pid(pid: u32) -> ProcResult<u32> {
+pub(crate) fn inner_pid(pid: u32) -> ProcResult<u32> {
     let status = Process::new(number(pid)?)?.status()?;
     let inner = status.nspid.as_ref().and_then(|pids| pids.last());
     Ok(inner.and_then(|inner| u32::try_from(*inner).ok()).unwrap_or(pid))

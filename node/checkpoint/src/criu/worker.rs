@@ -89,7 +89,8 @@ impl Folders {
 }
 
 impl Worker {
-    pub(super) fn start(program: &Path, inherit: Vec<Inherit>) -> Result<Self, Error> {
+    pub(super) fn start(program: &Path, network: Option<&Path>, inherit: Vec<Inherit>) -> Result<Self, Error> {
+        let network = network.map(File::open).transpose().map_err(Error::system("open CRIU's network namespace"))?;
         let (ours, theirs) = pair().map_err(Error::system("make a socket for CRIU"))?;
         let mut command = Command::new(program);
         command.arg("swrk").arg(theirs.as_raw_fd().to_string()).process_group(0);
@@ -97,7 +98,12 @@ impl Worker {
         let mut kept: Vec<RawFd> = inherit.iter().map(|inherit| inherit.fd.as_raw_fd()).collect();
         kept.push(theirs.as_raw_fd());
         // SAFETY: between fork and exec the closure makes system calls only, and neither allocates nor locks.
-        unsafe { command.pre_exec(move || kept.iter().try_for_each(|fd| keep_over_exec(*fd))) };
+        unsafe {
+            command.pre_exec(move || {
+                network.as_ref().map_or(Ok(()), |namespace| enter(namespace.as_raw_fd()))?;
+                kept.iter().try_for_each(|fd| keep_over_exec(*fd))
+            })
+        };
         let mut child = command.spawn().map_err(|source| Error::Start { program: program.into(), source })?;
         match pidfd(child.id()) {
             Ok(process) => {
@@ -249,6 +255,14 @@ impl Drop for Worker {
 pub(super) fn pidfd(pid: u32) -> io::Result<OwnedFd> {
     let pid = i32::try_from(pid).ok().and_then(rustix::process::Pid::from_raw).ok_or(io::ErrorKind::InvalidInput)?;
     Ok(rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty())?)
+}
+
+fn enter(network: RawFd) -> io::Result<()> {
+    // SAFETY: setns changes the namespace of the calling thread and touches no memory.
+    match unsafe { libc::setns(network, libc::CLONE_NEWNET) } {
+        -1 => Err(io::Error::last_os_error()),
+        _ => Ok(()),
+    }
 }
 
 fn keep_over_exec(fd: RawFd) -> io::Result<()> {

@@ -6,7 +6,7 @@
 use std::ops::Range;
 
 /// Appends a range that begins where the list ends, or later.
-pub(super) fn push(list: &mut Vec<Range<u64>>, next: Range<u64>) {
+pub(crate) fn push(list: &mut Vec<Range<u64>>, next: Range<u64>) {
     if next.is_empty() {
         return;
     }
@@ -20,7 +20,7 @@ pub(super) fn push(list: &mut Vec<Range<u64>>, next: Range<u64>) {
 }
 
 /// What is in `from` and not in `less`.
-pub(super) fn subtract(from: &[Range<u64>], less: &[Range<u64>]) -> Vec<Range<u64>> {
+pub(crate) fn subtract(from: &[Range<u64>], less: &[Range<u64>]) -> Vec<Range<u64>> {
     let mut left = Vec::new();
     let mut skip = 0;
     for range in from {
@@ -38,12 +38,12 @@ pub(super) fn subtract(from: &[Range<u64>], less: &[Range<u64>]) -> Vec<Range<u6
 }
 
 /// What is in both.
-pub(super) fn intersect(one: &[Range<u64>], other: &[Range<u64>]) -> Vec<Range<u64>> {
+pub(crate) fn intersect(one: &[Range<u64>], other: &[Range<u64>]) -> Vec<Range<u64>> {
     subtract(one, &subtract(one, other))
 }
 
 /// What is in either.
-pub(super) fn union(one: &[Range<u64>], other: &[Range<u64>]) -> Vec<Range<u64>> {
+pub(crate) fn union(one: &[Range<u64>], other: &[Range<u64>]) -> Vec<Range<u64>> {
     let mut all: Vec<_> = one.iter().chain(other).cloned().collect();
     all.sort_unstable_by_key(|range| range.start);
     let mut list = Vec::new();
@@ -54,7 +54,7 @@ pub(super) fn union(one: &[Range<u64>], other: &[Range<u64>]) -> Vec<Range<u64>>
 }
 
 /// How many bytes the ranges hold.
-pub(super) fn bytes(list: &[Range<u64>]) -> u64 {
+pub(crate) fn bytes(list: &[Range<u64>]) -> u64 {
     list.iter().map(|range| range.end - range.start).sum()
 }
 

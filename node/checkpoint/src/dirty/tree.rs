@@ -5,7 +5,7 @@ use std::ops::Range;
 use std::time::Duration;
 
 use super::target::Target;
-use super::{Error, Phase, Round, Tracker, everything, ranges, read_pages};
+use super::{Error, Method, Phase, Round, Tracker, everything, ranges, read_pages};
 
 /// A process and its descendants. Processes that join are found in each round, by `/proc/PID/task/*/children`; one that
 /// called `execve` is attached to anew.
@@ -13,6 +13,7 @@ use super::{Error, Phase, Round, Tracker, everything, ranges, read_pages};
 pub struct Tree {
     root: i32,
     patience: Duration,
+    worst: Method,
     trackers: BTreeMap<i32, Tracker>,
 }
 
@@ -44,7 +45,14 @@ impl Tree {
     /// each process.
     #[must_use]
     pub fn new(root: i32, patience: Duration) -> Self {
-        Self { root, patience, trackers: BTreeMap::new() }
+        Self { root, patience, worst: Method::Hashes, trackers: BTreeMap::new() }
+    }
+
+    /// A tree whose last round is fast: a process that could be tracked by [`Method::Hashes`] alone, which reads all of its
+    /// memory in each round, is not tracked. It is pending in each round but the last, which reports all that it has.
+    #[must_use]
+    pub fn without_hashes(self) -> Self {
+        Self { worst: Method::SoftDirty, ..self }
     }
 
     /// The processes tracked now.
@@ -122,7 +130,7 @@ impl Tree {
         match phase {
             Phase::Running => {
                 let others: Vec<_> = self.trackers.values().filter_map(Tracker::descriptor).collect();
-                let mut tracker = Tracker::attach_relative(pid, &others, self.patience)?;
+                let mut tracker = Tracker::attach_relative(pid, &others, self.patience, self.worst)?;
                 let round = tracker.round(phase)?;
                 self.trackers.insert(pid, tracker);
                 Ok(round)

@@ -121,7 +121,9 @@ impl Work {
     pub(super) fn fill_stored(&mut self, id: u64, image: u64, pages: u64) -> Result<(), ServiceError> {
         let Some(served) = self.state.spaces.get_mut(&id) else { return Ok(()) };
         let pid = served.pid;
-        let mut content = vec![0; bytes(pages)];
+        let zeros = self.store.zeros(pid, image, pages);
+        let mut content = std::mem::take(&mut self.stored);
+        content.resize(if zeros { 0 } else { bytes(pages) }, 0);
         if let Err(error) = self.store.read(pid, image, &mut content) {
             tracing::warn!(%error, pid, "a page of the local store cannot be used: the source is asked");
             served.space.not_stored(image, pages);
@@ -131,7 +133,9 @@ impl Work {
             }
             return Ok(());
         }
-        if let Try::After(wait) = self.put(id, image, pages, Some(&content), Origin::Store)? {
+        let put = self.put(id, image, pages, (!zeros).then_some(&content), Origin::Store);
+        self.stored = content;
+        if let Try::After(wait) = put? {
             let due = Instant::now() + wait;
             self.keep(Later { id, pid, born: 0, image, pages, content: None, origin: Origin::Store, due });
         }

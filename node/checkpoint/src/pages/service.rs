@@ -220,6 +220,7 @@ impl Service {
         let work = Work {
             images: options.images,
             store: options.store,
+            stored: Vec::new(),
             stale: options.stale,
             silence: options.silence,
             socket: socket.clone(),
@@ -329,6 +330,14 @@ fn attach(path: &Path, patience: Duration) -> Result<(OwnedFd, u64), ServiceErro
 enum Met {
     Nobody(Errno),
     Version(u64),
+}
+
+/// Ends a guard whose tasks have no service and are given up, or that never had any; nothing to do if it is gone.
+pub fn dismiss(guard: &Path) {
+    if let Ok((socket, _)) = greet_guard(guard) {
+        // It may end at this moment.
+        let _ = send(&socket, &[Note::Abandon], &[]);
+    }
 }
 
 /// The socket, and how many notes of the history follow.

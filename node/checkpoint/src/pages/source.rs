@@ -110,7 +110,7 @@ impl Server {
 
     fn answer(&self, write: &mut impl std::io::Write, queue: &Queue) -> Result<(), ServeError> {
         greet(write).map_err(WireError::Lost)?;
-        let mut batcher = Batcher::new();
+        let mut batcher = Batcher::new().map_err(WireError::Lost)?;
         let mut content = vec![0; bytes(PORTION)];
         while let Some(run) = queue.next() {
             let read = match run {

@@ -19,6 +19,11 @@ pub trait Store: Send {
     /// # Errors
     /// When a page cannot be had after all, or is damaged: it is asked from the source then.
     fn read(&self, pid: i32, address: u64, into: &mut [u8]) -> io::Result<()>;
+
+    /// Whether these pages, inside one of its ranges, are known to hold zeros: they take no memory then.
+    fn zeros(&self, _pid: i32, _address: u64, _pages: u64) -> bool {
+        false
+    }
 }
 
 /// Pages by content, in memory: equal pages take place once.

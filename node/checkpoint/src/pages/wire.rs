@@ -19,17 +19,8 @@
 //! A *fault* is answered before all pushes. A *hurry* is a fault on a page that a push asked for before: it is answered
 //! only if that page was not sent yet, and then the push leaves it out. *Done* ends the connection: no page is missing.
 //!
-//! The source answers with batches:
-//!
-//! | bytes | |
-//! | --- | --- |
-//! | 1 | encoding of the body: 0 plain, 1 zstd |
-//! | 4 | length of the body as sent (u32) |
-//! | 4 | length of the plain body (u32), at most 270,336 |
-//! | 32 | BLAKE3 of the plain body |
-//! | | the body |
-//!
-//! A body is a row of entries, none in a batch that only shows that the source lives:
+//! The source answers with batches: frames (see `frame`) with the BLAKE3 of the plain body, which has at most 270,336 bytes. A
+//! body is a row of entries, none in a batch that only shows that the source lives:
 //!
 //! | bytes | raw | zero | repeat | unreadable |
 //! | --- | --- | --- | --- | --- |
@@ -49,24 +40,21 @@ use std::collections::{HashMap, VecDeque};
 use std::io::{self, Read, Write};
 use std::ops::Range;
 
+use super::frame::{Frame, HEAD as FRAME_HEAD, Packer};
 use super::{PAGE, PAGE_BYTES};
 
 const GREETING: [u8; 9] = *b"gwpages\0\x01";
 
 /// Raw pages in one batch. At 1 Gbit/s this is 2 ms.
-pub(super) const BATCH_PAGES_MAX: usize = 64;
+pub(crate) const BATCH_PAGES_MAX: usize = 64;
 /// Pages that one push asks for, or one entry of zeros stands for.
-pub(super) const RUN_MAX: u32 = 4096;
+pub(crate) const RUN_MAX: u32 = 4096;
 /// Raw pages that may be referred to; the target keeps 4 MiB of them.
 const REPEATS_MAX: usize = 1024;
 const ENTRY_HEAD: usize = 17;
-const FRAME_HEAD: usize = 41;
 const BODY_MAX: usize = BATCH_PAGES_MAX * PAGE_BYTES + 8192;
 /// User addresses end below.
-const ADDRESS_END: u64 = 1 << 56;
-
-/// Bodies that are sent plain after one that did not shrink, at most: memory that does not compress is not tried often.
-const SKIPS_MAX: u32 = 64;
+pub(crate) const ADDRESS_END: u64 = 1 << 56;
 
 /// What went wrong between target and source.
 #[derive(Debug, thiserror::Error)]
@@ -74,10 +62,8 @@ pub enum WireError {
     /// The stream ended or failed: connect again.
     #[error("the connection for pages is lost")]
     Lost(#[from] io::Error),
-    /// The other side is no page service, or one of another version.
-    #[error(
-        "the other side greets with {0:02x?}, not as a page service of version 1: both sites need the same version"
-    )]
+    /// The other side is none that speaks of pages, or one of another version.
+    #[error("the other side greets with {0:02x?}, which is not spoken here: both sites need the same version")]
     Greeting([u8; 9]),
     /// The other side breaks the protocol.
     #[error("the other side breaks the page protocol: {0}")]
@@ -115,9 +101,13 @@ pub(super) fn greet(stream: &mut impl Write) -> io::Result<()> {
 
 /// Reads the other side's greeting.
 pub(super) fn greeted(stream: &mut impl Read) -> Result<(), WireError> {
-    let mut greeting = [0; 9];
-    stream.read_exact(&mut greeting)?;
-    if greeting == GREETING { Ok(()) } else { Err(WireError::Greeting(greeting)) }
+    expect(stream, GREETING)
+}
+
+/// Reads a greeting, which must be this one.
+pub(crate) fn expect(stream: &mut impl Read, greeting: [u8; 9]) -> Result<(), WireError> {
+    let got = array(stream)?;
+    if got == greeting { Ok(()) } else { Err(WireError::Greeting(got)) }
 }
 
 impl Request {
@@ -155,13 +145,14 @@ impl Request {
     }
 }
 
-fn array<const N: usize>(stream: &mut impl Read) -> io::Result<[u8; N]> {
+pub(crate) fn array<const N: usize>(stream: &mut impl Read) -> io::Result<[u8; N]> {
     let mut bytes = [0; N];
     stream.read_exact(&mut bytes)?;
     Ok(bytes)
 }
 
-fn checked(address: u64, pages: u32) -> Result<(), WireError> {
+/// Whether these are pages that a task could have, and no more than one entry may tell.
+pub(crate) fn checked(address: u64, pages: u32) -> Result<(), WireError> {
     let end = address.saturating_add(u64::from(pages) * PAGE);
     if !address.is_multiple_of(PAGE) || pages == 0 || pages > RUN_MAX || end > ADDRESS_END {
         return Err(WireError::Broken("pages that cannot be"));
@@ -170,13 +161,13 @@ fn checked(address: u64, pages: u32) -> Result<(), WireError> {
 }
 
 /// A number that its bounds keep far below what the wire holds; one that they did not would be refused there.
-fn narrow(number: u64) -> u32 {
+pub(crate) fn narrow(number: u64) -> u32 {
     u32::try_from(number).unwrap_or(u32::MAX)
 }
 
 /// Puts pages into batches; one for each connection.
 pub(super) struct Batcher {
-    /// Behind room for the batch's head; `packed` too.
+    /// Behind room for the frame's head.
     body: Vec<u8>,
     raw_pages: usize,
     /// The raw entry that the last page was put into: where its count of pages stands, and where it would go on.
@@ -184,24 +175,22 @@ pub(super) struct Batcher {
     sent: u64,
     seen: HashMap<[u8; 32], u64>,
     order: VecDeque<[u8; 32]>,
-    skip: u32,
-    skips: u32,
-    packed: Vec<u8>,
+    packer: Packer,
 }
 
 impl Batcher {
-    pub fn new() -> Self {
-        Self {
+    /// # Errors
+    /// When there is no memory.
+    pub fn new() -> io::Result<Self> {
+        Ok(Self {
             body: vec![0; FRAME_HEAD],
             raw_pages: 0,
             open: None,
             sent: 0,
             seen: HashMap::new(),
             order: VecDeque::new(),
-            skip: 0,
-            skips: 0,
-            packed: vec![0; FRAME_HEAD],
-        }
+            packer: Packer::new()?,
+        })
     }
 
     /// Adds a run of pages. The caller adds at most [`BATCH_PAGES_MAX`] to a batch.
@@ -266,42 +255,13 @@ impl Batcher {
 
     /// Ends the batch and gives it to `send`.
     pub fn finish<T>(&mut self, send: impl FnOnce(&[u8]) -> io::Result<T>) -> io::Result<T> {
-        let packed = self.pack()?;
-        let plain = self.body.len() - FRAME_HEAD;
         let hash = blake3::hash(&self.body[FRAME_HEAD..]);
-        let frame = if packed { &mut self.packed } else { &mut self.body };
-        let sent = frame.len() - FRAME_HEAD;
-        frame[0] = u8::from(packed);
-        frame[1..5].copy_from_slice(&narrow(sent as u64).to_le_bytes());
-        frame[5..9].copy_from_slice(&narrow(plain as u64).to_le_bytes());
-        frame[9..FRAME_HEAD].copy_from_slice(hash.as_bytes());
-        let sent = send(frame);
+        self.packer.pack(&mut self.body, &hash, self.raw_pages > 0)?;
+        let sent = send(&self.body);
         self.body.truncate(FRAME_HEAD);
         self.raw_pages = 0;
         self.open = None;
         sent
-    }
-
-    /// Compresses the body where it pays: where an eighth is saved. After a body that did not shrink, the next are not tried.
-    fn pack(&mut self) -> io::Result<bool> {
-        if self.raw_pages == 0 {
-            return Ok(false);
-        }
-        if self.skip > 0 {
-            self.skip -= 1;
-            return Ok(false);
-        }
-        let body = &self.body[FRAME_HEAD..];
-        self.packed.resize(FRAME_HEAD + zstd::zstd_safe::compress_bound(body.len()), 0);
-        let length = zstd::bulk::compress_to_buffer(body, &mut self.packed[FRAME_HEAD..], 1)?;
-        self.packed.truncate(FRAME_HEAD + length);
-        if length > body.len() - body.len() / 8 {
-            self.skips = (self.skips * 2).clamp(1, SKIPS_MAX);
-            self.skip = self.skips;
-            return Ok(false);
-        }
-        self.skips = 0;
-        Ok(true)
     }
 }
 
@@ -345,20 +305,11 @@ impl Unbatcher {
 
     /// Reads the next batch.
     pub fn read(&mut self, stream: &mut impl Read) -> Result<Batch, WireError> {
-        let [encoding] = array(stream)?;
-        let (sent, plain) = (length(stream)?, length(stream)?);
-        let hash: [u8; 32] = array(stream)?;
-        let mut body = vec![0; sent];
-        stream.read_exact(&mut body)?;
-        let body = match encoding {
-            0 if sent == plain => body,
-            1 => zstd::bulk::decompress(&body, plain).map_err(|_| WireError::Damaged)?,
-            _ => return Err(WireError::Broken("a body of an unknown encoding")),
-        };
-        if body.len() != plain || *blake3::hash(&body).as_bytes() != hash {
+        let frame = Frame::read(stream, BODY_MAX, Vec::new())?;
+        if !frame.proved_by(&blake3::hash(&frame.body)) {
             return Err(WireError::Damaged);
         }
-        self.parse(body, (FRAME_HEAD + sent) as u64)
+        self.parse(frame.body, frame.wire_bytes)
     }
 
     fn parse(&mut self, mut bytes: Vec<u8>, wire_bytes: u64) -> Result<Batch, WireError> {
@@ -415,11 +366,6 @@ impl Unbatcher {
     }
 }
 
-fn length(stream: &mut impl Read) -> Result<usize, WireError> {
-    let length = u32::from_le_bytes(array(stream)?) as usize;
-    if length > BODY_MAX { Err(WireError::Broken("a batch that is too large")) } else { Ok(length) }
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -454,7 +400,7 @@ mod tests {
 
     #[test]
     fn pages_arrive_as_they_were_sent_in_few_entries() {
-        let (mut batcher, mut unbatcher) = (Batcher::new(), Unbatcher::new());
+        let (mut batcher, mut unbatcher) = (Batcher::new().unwrap(), Unbatcher::new());
         let mut sent = content(1, 3);
         sent.extend([0; 2 * PAGE_BYTES]);
         sent.extend(&content(1, 1));
@@ -470,7 +416,7 @@ mod tests {
 
     #[test]
     fn a_page_repeats_until_it_is_forgotten() {
-        let (mut batcher, mut unbatcher) = (Batcher::new(), Unbatcher::new());
+        let (mut batcher, mut unbatcher) = (Batcher::new().unwrap(), Unbatcher::new());
         for number in 0..REPEATS_MAX as u64 + 5 {
             batcher.pages(1, 0x1000, &content(number, 1));
             through(&mut batcher, &mut unbatcher);
@@ -485,7 +431,7 @@ mod tests {
 
     #[test]
     fn what_compresses_travels_small_and_what_does_not_travels_plain() {
-        let (mut batcher, mut unbatcher) = (Batcher::new(), Unbatcher::new());
+        let (mut batcher, mut unbatcher) = (Batcher::new().unwrap(), Unbatcher::new());
         let text: Vec<u8> = (0..8 * PAGE_BYTES).map(|i| b"some text, again "[i % 17]).collect();
         batcher.pages(1, 0x1000, &text);
         assert!(through(&mut batcher, &mut unbatcher).wire_bytes < 1000);
@@ -510,7 +456,7 @@ mod tests {
 
     #[test]
     fn a_changed_byte_is_found_out() {
-        let mut batcher = Batcher::new();
+        let mut batcher = Batcher::new().unwrap();
         batcher.pages(1, 0x1000, &content(1, 1));
         let frame = batcher.finish(|frame| Ok(frame.to_vec())).unwrap();
         for at in [0, 1, 5, 9, 41, 60, frame.len() - 1] {

@@ -36,6 +36,8 @@ const TICK_MS: u16 = 50;
 pub(super) struct Work {
     pub images: PathBuf,
     pub store: Box<dyn Store>,
+    /// What was read from it last.
+    pub stored: Vec<u8>,
     pub stale: Duration,
     pub silence: Duration,
     pub socket: Arc<OwnedFd>,

@@ -216,8 +216,11 @@ extern "C" fn play() {
     match scenario.as_str() {
         "pages" => pages(),
         "sparse" => sparse(),
+        "pair" => pair(),
+        "nursery" => nursery(),
         "churn" => churn(),
         "family" => family(),
+        "trio" => trio(),
         "exec" => exec(),
         "forks" => forks(),
         "signals" => signals(),
@@ -309,6 +312,19 @@ fn sparse() {
         fill(2);
         "done".into()
     });
+}
+
+/// A process and a child of it with the same 16 MiB.
+fn pair() {
+    let base = random_pages(4096);
+    let child = unsafe { libc::fork() };
+    if child != 0 {
+        say(base.expose_provenance());
+        say(child);
+    }
+    loop {
+        sleep(WAIT);
+    }
 }
 
 struct Random(u64);
@@ -425,6 +441,54 @@ fn child(base: usize, pages: usize, seed: u64, depth: u32) {
             libc::waitpid(grandchild, null_mut(), 0);
         }
         libc::_exit(0);
+    }
+}
+
+/// Memory that does not compress, and whose pages differ.
+fn random_pages(pages: usize) -> *mut u8 {
+    let (base, mut random) = (map(pages * 4096, PRIVATE), Random(99));
+    (0..pages * 4096).for_each(|at| write(base.wrapping_add(at), random.below(256).to_le_bytes()[0]));
+    base
+}
+
+/// A process and two children of it, all of which churn, and leave 4 MiB alone.
+fn trio() {
+    random_pages(1024);
+    if (0..2).all(|_| unsafe { libc::fork() } != 0) {
+        spawn(churn);
+    } else {
+        churn();
+    }
+    loop {
+        sleep(WAIT);
+    }
+}
+
+/// Children come and go, a few at a time; each writes to a part of what it inherited.
+fn nursery() {
+    let arena = random_pages(1024).expose_provenance();
+    spawn(move || {
+        let mut children = std::collections::VecDeque::new();
+        loop {
+            match unsafe { libc::fork() } {
+                0 => {
+                    let arena = std::ptr::with_exposed_provenance_mut::<u8>(arena);
+                    for n in 0..500 {
+                        write(arena.wrapping_add(n % 64 * 4096), n.to_le_bytes()[0]);
+                        unsafe { libc::usleep(1000) };
+                    }
+                    unsafe { libc::_exit(0) }
+                }
+                pid => children.push_back(pid),
+            }
+            if children.len() > 3 {
+                let oldest = children.pop_front().unwrap();
+                unsafe { libc::waitpid(oldest, null_mut(), 0) };
+            }
+        }
+    });
+    loop {
+        sleep(WAIT);
     }
 }
 

@@ -12,7 +12,7 @@ use nix::sys::socket::{AddressFamily, Shutdown, SockFlag, SockType, UnixAddr, co
 
 use super::super::conversation::{hear, say};
 use super::super::{Criu, Dump, Error};
-use super::wire::{Ask, Call, DumpCall, Phase, Reply, text};
+use super::wire::{self, Ask, Call, DumpCall, Phase, Reply};
 
 /// Beyond a deadline, for the holder to end a CRIU that hangs.
 const GRACE: Duration = Duration::from_secs(5);
@@ -68,7 +68,7 @@ impl Holder {
         command.process_group(0).stdin(Stdio::null());
         let program = PathBuf::from(command.get_program());
         let mut child = command.spawn().map_err(|source| Error::Start { program, source })?;
-        let prepared = text(criu.program()).and_then(|program| {
+        let prepared = wire::Program::try_from(criu).and_then(|program| {
             let mut holder = Self::connect_by(socket, deadline)?;
             holder.ask(Ask::Prepare(program), deadline)?;
             Ok(holder)

@@ -118,7 +118,7 @@ fn answer(ask: Ask, state: &mut State, deadline: Instant) -> Result<(), Error> {
         | (Ask::Abort(()), State::Aborted)
         | (Ask::Quit(()), State::Idle(_) | State::Committed | State::Aborted) => Ok(()),
         (Ask::Prepare(program), State::Idle(worker)) => {
-            *worker = Some(Criu::at(program).worker(Vec::new())?);
+            *worker = Some(Criu::from(program).worker(Vec::new())?);
             Ok(())
         }
         (Ask::Dump(call), State::Idle(worker)) => {

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::super::{Dump, Error};
+use super::super::{Criu, Dump, Error};
 
 /// A question.
 #[derive(Clone, PartialEq, prost::Message)]
@@ -16,9 +16,9 @@ pub(super) struct Call {
 
 #[derive(Clone, PartialEq, prost::Oneof)]
 pub(super) enum Ask {
-    /// Start the CRIU at this path.
-    #[prost(string, tag = "2")]
-    Prepare(String),
+    /// Start a CRIU.
+    #[prost(message, tag = "2")]
+    Prepare(Program),
     #[prost(message, tag = "3")]
     Dump(DumpCall),
     #[prost(message, tag = "4")]
@@ -30,6 +30,32 @@ pub(super) enum Ask {
     /// Nothing is held any more: end.
     #[prost(message, tag = "7")]
     Quit(()),
+}
+
+/// [`Criu`].
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct Program {
+    #[prost(string, tag = "1")]
+    pub path: String,
+    /// Empty for the holder's own.
+    #[prost(string, tag = "2")]
+    pub network: String,
+}
+
+impl TryFrom<&Criu> for Program {
+    type Error = Error;
+
+    fn try_from(criu: &Criu) -> Result<Self, Error> {
+        let network = criu.network().map(text).transpose()?.unwrap_or_default();
+        Ok(Self { path: text(criu.program())?, network })
+    }
+}
+
+impl From<Program> for Criu {
+    fn from(program: Program) -> Self {
+        let criu = Self::at(program.path);
+        if program.network.is_empty() { criu } else { criu.in_network(program.network) }
+    }
 }
 
 /// [`Dump`].
@@ -115,6 +141,16 @@ mod tests {
     use prost::Message;
 
     use super::*;
+
+    #[test]
+    fn a_program_arrives_with_its_network() {
+        for criu in [Criu::at("/usr/sbin/criu"), Criu::at("criu").in_network("/proc/7/ns/net")] {
+            let call = Call { within_ms: 1, ask: Some(Ask::Prepare(Program::try_from(&criu).unwrap())) };
+            let Some(Ask::Prepare(arrived)) = Call::decode(&*call.encode_to_vec()).unwrap().ask else { panic!() };
+            let arrived = Criu::from(arrived);
+            assert_eq!((arrived.program(), arrived.network()), (criu.program(), criu.network()));
+        }
+    }
 
     #[test]
     fn a_dump_arrives_as_it_was_asked_for() {
