@@ -299,7 +299,15 @@ impl Mesh {
     /// The receipt of a site for site 0's offer at its first epoch.
     pub fn receipt(&self, offer: OfferId, attempt: u32, target: u8) -> Message {
         let root = Hash::of(b"manifest");
-        let yielded = Yield { offer, attempt, target: site(target), epoch: Epoch(1), root, freeze_ms: Millis(7) };
+        let yielded = Yield {
+            offer,
+            attempt,
+            target: site(target),
+            epoch: Epoch(1),
+            root,
+            freeze_ms: Millis(7),
+            collect_ms: Millis(5),
+        };
         self.receipt_of(0, offer, attempt, yielded)
     }
 

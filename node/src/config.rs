@@ -30,6 +30,8 @@ pub const DEFAULT_FILE: &str = "/etc/godwit/godwit.toml";
 pub struct Config {
     /// Where ledger, journal and chunks are kept.
     pub data_dir: PathBuf,
+    /// Where sockets and state of containers that move are kept: in memory.
+    pub run_dir: PathBuf,
     /// The mesh's genesis.
     pub genesis: PathBuf,
     /// The site's secret key.
@@ -115,6 +117,7 @@ impl Config {
     fn check(layers: &Layers) -> Result<Self, BadConfig> {
         Ok(Self {
             data_dir: layers.get("data_dir", parse::path)?,
+            run_dir: layers.get("run_dir", parse::socket_folder)?,
             genesis: layers.get("genesis", parse::path)?,
             key: layers.get("key", parse::path)?,
             net: Net::check(layers)?,

@@ -19,7 +19,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 /// The first bytes of a journal; the last one is the format's version.
-pub const KIND: Kind = *b"GODWITJ3";
+pub const KIND: Kind = *b"GODWITJ4";
 
 /// A journal holds a few entries per open handoff, and is rewritten without those of a closed one. A file beyond this is
 /// not one we wrote.

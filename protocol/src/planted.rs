@@ -23,11 +23,13 @@ pub enum Bug {
     ClockOfReproposals,
     /// A site whose ledger was lost acts on what little it knows of it.
     ActOnLostLedger,
+    /// The target says `Done` as soon as the container runs, whatever it lacks.
+    DoneBeforeFilled,
 }
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::SpeakBeforeSync,
         Self::ReceiptTwice,
         Self::QuorumOffByOne,
@@ -37,6 +39,7 @@ impl Bug {
         Self::StaleYield,
         Self::ClockOfReproposals,
         Self::ActOnLostLedger,
+        Self::DoneBeforeFilled,
     ];
 }
 

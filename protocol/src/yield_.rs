@@ -17,8 +17,10 @@ pub struct Yield {
     pub target: SiteId,
     /// The epoch that ends.
     pub epoch: Epoch,
-    /// From stopping the container to this word, as the source measured it.
+    /// From stopping the container until its memory was captured, as the source measured it.
     pub freeze_ms: Millis,
+    /// From then until all that is below the root was there, as the source measured it.
+    pub collect_ms: Millis,
     /// Root of the manifest of all that must arrive before the container may run.
     pub root: Hash,
 }

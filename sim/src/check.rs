@@ -159,11 +159,32 @@ impl Checker {
                 return refuse(format!("{action:?} dropped the running copy of {container:?} at site {at}"));
             }
         }
+        self.keeps(hosts, at, task, before, after)?;
         let began = !matches!(before, Some(Copy::Running { .. })) && matches!(after, Some(Copy::Running { .. }));
         if began {
             self.began(now, hosts, at, container, action, witness)?;
         }
         one_copy(hosts, container)
+    }
+
+    /// What a copy that runs elsewhere still lacks is not dropped, nor is half a state taken for a whole one.
+    fn keeps(&self, hosts: &[Host], at: usize, task: &Task, before: Option<Copy>, after: Option<Copy>) -> Check {
+        let (container, action) = (task.container, task.action);
+        let is_frozen = matches!(after, Some(Copy::Frozen { .. }));
+        if before.and_then(|copy| copy.lacks()).is_some() && is_frozen {
+            return refuse(format!("{container:?} is frozen at site {at} while it lacks pages"));
+        }
+        let Some(Copy::Frozen { root, .. }) = before else { return Ok(()) };
+        let lacks = |host: &&Host| host.engine.copies.get(&container).and_then(Copy::lacks) == Some(root);
+        if !is_frozen && hosts.iter().filter(|host| host.is_sound()).any(|host| lacks(&host)) {
+            return refuse(format!("{action:?} drops what the running copy of {container:?} lacks, at site {at}"));
+        }
+        Ok(())
+    }
+
+    /// What a client saw of a container may be lost: so its profile's mode, and an operator, have it.
+    pub fn lost(&mut self, container: &ContainerId) {
+        self.acknowledged.remove(container);
     }
 
     fn began(
@@ -230,7 +251,7 @@ impl Checker {
         for (id, known) in state.containers() {
             for (at, host) in hosts.iter().enumerate().filter(|(_, host)| host.is_sound()) {
                 match (host.engine.copies.get(id), host.id == known.owner) {
-                    (Some(Copy::Running { .. }), true) | (None, false) => {}
+                    (Some(Copy::Running { lacks: None, .. }), true) | (None, false) => {}
                     (copy, owns) => return refuse(format!("site {at} (owner: {owns}) has {copy:?} of {id:?}")),
                 }
             }

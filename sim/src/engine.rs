@@ -1,12 +1,18 @@
 //! A modelled container engine: it does one task of a container after the other, takes its time, may fail, and outlives
 //! the process that asked it, as a container engine does.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use godwit_protocol::bid::Reason;
 use godwit_protocol::bounded::Text;
 use godwit_protocol::handoff::{Action, Outcome, Task};
-use godwit_protocol::{Bytes, ContainerId, Hash, OfferId, Time};
+use godwit_protocol::{Bytes, ContainerId, Hash, Millis, OfferId, Time};
+
+/// What was late is so much.
+const LATE: Bytes = Bytes(1 << 16);
+
+/// Since when a container runs that waits for pages: it makes no step.
+const STALLED: Time = Time(u64::MAX);
 
 /// What a site has of a container.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,6 +23,8 @@ pub enum Copy {
         count: u64,
         /// When it began to run.
         since: Time,
+        /// The frozen state of which pages are still to come, by its root.
+        lacks: Option<Hash>,
     },
     /// It stands still, on disk.
     Frozen {
@@ -30,12 +38,16 @@ pub enum Copy {
         /// For which handoff.
         offer: OfferId,
     },
-    /// All its state is here; it has never run here.
+    /// All its state is here that must be before it runs; it has never run here.
     Fetched {
         /// In which handoff.
         offer: OfferId,
         /// Where its counter stopped at the source.
         count: u64,
+        /// Of its manifest.
+        root: Hash,
+        /// It is restored, and held before its first instruction.
+        held: bool,
     },
 }
 
@@ -46,6 +58,8 @@ pub struct Engine {
     pub copies: BTreeMap<ContainerId, Copy>,
     /// The first task of each queue is being done.
     queues: BTreeMap<ContainerId, VecDeque<Asked>>,
+    /// Of which containers the process lets a target pull the frozen state.
+    served: BTreeSet<ContainerId>,
 }
 
 /// A task and the life of the process that asked for it.
@@ -64,8 +78,13 @@ pub struct Circumstances {
     pub now: Time,
     /// Whether it fails.
     pub fails: bool,
-    /// The source's copy, if the source can be reached; for [`Action::Prepare`] and [`Action::Fetch`].
+    /// The source's copy, if the source can be reached and serves it; for [`Action::Prepare`], [`Action::Fetch`] and
+    /// [`Action::Fill`].
     pub source: Option<Copy>,
+    /// The source's host is lost, and an operator has given up what had not arrived.
+    pub lost: bool,
+    /// Pages follow after the switch.
+    pub late: bool,
     /// The container begins anew wherever it is started.
     pub stateless: bool,
 }
@@ -75,7 +94,7 @@ impl Copy {
     #[must_use]
     pub fn count(&self, now: Time) -> u64 {
         match self {
-            Self::Running { count, since } => count + now.since(*since).0,
+            Self::Running { count, since, .. } => count + now.since(*since).0,
             Self::Frozen { count, .. } | Self::Fetched { count, .. } => *count,
             Self::Prepared { .. } => 0,
         }
@@ -83,7 +102,14 @@ impl Copy {
 
     /// It runs from now on, from where it stood.
     fn started(self, world: Circumstances) -> Self {
-        Self::Running { count: if world.stateless { 0 } else { self.count(world.now) }, since: world.now }
+        let count = if world.stateless { 0 } else { self.count(world.now) };
+        Self::Running { count, since: world.now, lacks: None }
+    }
+
+    /// The frozen state of which it lacks pages while it runs.
+    #[must_use]
+    pub fn lacks(&self) -> Option<Hash> {
+        if let Self::Running { lacks, .. } = self { *lacks } else { None }
     }
 }
 
@@ -98,12 +124,27 @@ impl Engine {
     /// What was frozen runs: what no crash may do.
     pub fn thaw_all(&mut self, now: Time) {
         for copy in self.copies.values_mut().filter(|copy| matches!(copy, Copy::Frozen { .. })) {
-            *copy = Copy::Running { count: copy.count(now), since: now };
+            *copy = Copy::Running { count: copy.count(now), since: now, lacks: None };
         }
     }
 
-    /// The process that asked is gone: only what was begun is finished.
+    /// A running container has touched a page that is not here, and waits for it.
+    pub fn stall(&mut self, container: &ContainerId, now: Time) {
+        if let Some(copy @ Copy::Running { .. }) = self.copies.get_mut(container) {
+            *copy = Copy::Running { count: copy.count(now), since: STALLED, lacks: copy.lacks() };
+        }
+    }
+
+    /// What of a container a target may pull.
+    #[must_use]
+    pub fn serves(&self, container: &ContainerId) -> Option<Copy> {
+        let copy = self.copies.get(container).copied();
+        copy.filter(|copy| !matches!(copy, Copy::Frozen { .. }) || self.served.contains(container))
+    }
+
+    /// The process that asked is gone: only what was begun is finished, and nothing is served.
     pub fn orphan(&mut self) {
+        self.served.clear();
         for queue in self.queues.values_mut() {
             queue.truncate(1);
         }
@@ -113,6 +154,12 @@ impl Engine {
     #[must_use]
     pub fn current(&self, container: &ContainerId) -> Option<Asked> {
         self.queues.get(container)?.front().cloned()
+    }
+
+    /// Whether a task waits for the current one of this container.
+    #[must_use]
+    pub fn is_awaited(&self, container: &ContainerId) -> bool {
+        self.queues.get(container).is_some_and(|queue| queue.len() > 1)
     }
 
     /// Whether nothing is being done.
@@ -130,6 +177,11 @@ impl Engine {
             self.queues.remove(container);
         }
         let outcome = self.perform(&asked.task, world);
+        match outcome {
+            Outcome::Frozen { .. } => drop(self.served.insert(*container)),
+            Outcome::Settled => drop(self.served.remove(container)),
+            _ => {}
+        }
         Some((asked, outcome, next))
     }
 
@@ -161,28 +213,55 @@ impl Engine {
                 }
                 let root = Hash::of_parts("frozen", &[&id.0, &task.offer.0, &count.to_le_bytes()]);
                 self.copies.insert(id, Copy::Frozen { count, root });
-                if world.fails { failed("freeze, half way") } else { Outcome::Frozen { root, bytes: Bytes(1 << 20) } }
+                if world.fails { failed("freeze, half way") } else { frozen(root, Millis(count % 9)) }
             }
-            (Action::Freeze { .. }, Some(Copy::Frozen { root, .. })) => Outcome::Frozen { root, bytes: Bytes(1 << 20) },
+            // Whatever it took, a later life of the process no longer knows it.
+            (Action::Freeze { .. }, Some(Copy::Frozen { .. })) if world.fails => failed("serve the frozen state"),
+            (Action::Freeze { .. }, Some(Copy::Frozen { root, .. })) => frozen(root, Millis(0)),
             (Action::Freeze { .. }, _) => failed("nothing to freeze"),
 
             (Action::Fetch { .. }, _) if world.fails => failed("fetch"),
             (Action::Fetch { root, .. }, Some(Copy::Prepared { .. } | Copy::Fetched { .. })) => match world.source {
                 Some(Copy::Frozen { count, root: theirs }) if theirs == root => {
-                    self.copies.insert(id, Copy::Fetched { offer: task.offer, count });
+                    self.copies.insert(id, Copy::Fetched { offer: task.offer, count, root, held: false });
                     Outcome::Fetched { bytes: Bytes(1 << 20) }
                 }
                 _ => failed("the source does not have that root"),
             },
             (Action::Fetch { .. }, _) => failed("nothing was prepared"),
 
-            (Action::Resume, Some(Copy::Running { .. })) => Outcome::Resumed,
-            (Action::Resume, _) if world.fails => failed("resume"),
-            (Action::Resume, Some(copy @ Copy::Fetched { .. })) => {
-                self.copies.insert(id, copy.started(world));
-                Outcome::Resumed
+            (Action::Restore, _) if world.fails => failed("restore"),
+            (Action::Restore, Some(Copy::Fetched { offer, count, root, .. })) => {
+                self.copies.insert(id, Copy::Fetched { offer, count, root, held: true });
+                Outcome::Restored
             }
+            (Action::Restore, _) => failed("nothing to restore"),
+
+            (Action::Resume, Some(Copy::Running { .. })) => Outcome::Resumed,
+            // What is held has been restored already: it rarely fails.
+            (Action::Resume, Some(Copy::Fetched { held, count, .. })) if world.fails && !(held && count % 4 > 0) => {
+                failed("resume")
+            }
+            (Action::Resume, Some(copy @ Copy::Fetched { .. })) => self.run(id, copy, world),
             (Action::Resume, _) => failed("nothing to resume"),
+
+            (Action::Fill { .. }, _) if world.fails => failed("fill"),
+            (Action::Fill { .. }, Some(copy @ Copy::Running { lacks: Some(root), .. })) => match world.source {
+                Some(Copy::Frozen { root: theirs, .. }) if theirs == root => {
+                    self.copies.insert(id, copy.started(world));
+                    Outcome::Filled { bytes: LATE, late_root: Hash::of(&root.0) }
+                }
+                // What has not arrived is lost: it begins anew.
+                _ if world.lost => {
+                    self.copies.insert(id, Copy::Running { count: 0, since: now, lacks: None });
+                    Outcome::Filled { bytes: Bytes(0), late_root: Hash::ZERO }
+                }
+                _ => failed("the source does not have these pages"),
+            },
+            (Action::Fill { .. }, Some(Copy::Running { .. })) => {
+                Outcome::Filled { bytes: Bytes(0), late_root: Hash::ZERO }
+            }
+            (Action::Fill { .. }, _) => failed("nothing to fill"),
 
             (Action::Thaw, Some(Copy::Running { .. })) => Outcome::Settled,
             (Action::Thaw, _) if world.fails => failed("thaw"),
@@ -199,4 +278,20 @@ impl Engine {
             }
         }
     }
+
+    /// It runs its first instruction.
+    fn run(&mut self, id: ContainerId, copy: Copy, world: Circumstances) -> Outcome {
+        let running = match (copy, copy.started(world)) {
+            (Copy::Fetched { root, .. }, Copy::Running { count, since, .. }) if world.late => {
+                Copy::Running { count, since, lacks: Some(root) }
+            }
+            (_, running) => running,
+        };
+        self.copies.insert(id, running);
+        Outcome::Resumed
+    }
+}
+
+fn frozen(root: Hash, freeze: Millis) -> Outcome {
+    Outcome::Frozen { root, bytes: Bytes(1 << 20), freeze, collect: freeze }
 }

@@ -41,6 +41,14 @@ marks! {
     AbortBeatsReceipt = "abort-beats-receipt",
     /// The copy could not be resumed after its receipt.
     RestoreFails = "restore-fails-after-receipt",
+    /// The copy could not be restored while its receipt was before the ledger.
+    RestoreFailsBeforeCommit = "restore-fails-before-commit",
+    /// The source's process dies while the target lacks pages.
+    SourceDiesDuringFill = "source-dies-during-fill",
+    /// The target's process dies while it lacks pages.
+    TargetDiesDuringFill = "target-dies-during-fill",
+    /// The source's host is lost while the target lacks pages.
+    SourceLostDuringFill = "source-lost-during-fill",
     /// A target that had journaled its resume came back and carried on.
     ResumeBinds = "resume-journaled-first",
     /// A target that had journaled its abort came back and aborted.

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use godwit_checkpoint::criu::{Criu, Dump};
 use godwit_oci::SOCKET;
-use godwit_oci::external::{NETWORK, Seen};
+use godwit_oci::external::Seen;
 use godwit_oci::link::{Images, Link, Order, Said};
 use oci_spec::runtime::Spec;
 
@@ -66,7 +66,7 @@ fn target(handoff: &Path) -> Result<()> {
     runtime.say(&Order::Restore(Images { folder, work, lazy: false }))?;
     let said = runtime.hear::<Said>(None)?;
     println!("{said:?} after {:?}", began.elapsed());
-    ensure!(said == Said::Held, "not held");
+    ensure!(matches!(said, Said::Held { .. }), "not held");
     runtime.say(&Order::Release)?;
     println!("{:?} after {:?}", runtime.hear::<Said>(None)?, began.elapsed());
     Ok(())
@@ -82,12 +82,10 @@ fn source(pid: u32, bundle: &Path, handoff: &Path) -> Result<()> {
     while !handoff.join("ready").exists() {
         std::thread::sleep(Duration::from_millis(1));
     }
-    let network = fs::read_link(format!("/proc/{pid}/ns/net"))?.display().to_string();
-    let inode = network.trim_start_matches("net:[").trim_end_matches(']');
     let left_out = Seen::by(here)?.left_out(&spec).into_iter().map(|(path, key)| format!("mnt[{path}]:{key}"));
-    let external = left_out.chain([format!("net[{inode}]:{NETWORK}")]).collect();
+    let external = left_out.collect();
     let dump = Dump { pid, images, work, lazy: false, external, ghost_limit: 1 << 20 };
-    let worker = Criu::at("criu").worker(Vec::new())?;
+    let worker = Criu::at("criu").in_network(format!("/proc/{pid}/ns/net")).worker(Vec::new())?;
     let began = Instant::now();
     let held = worker.dump(&dump, began + Duration::from_secs(10)).context("dump")?;
     println!("held after {:?}", began.elapsed());

@@ -1,5 +1,5 @@
 //! What of a container CRIU neither captures nor makes, since runc has made it already: bind mounts, cgroups, and file
-//! systems in memory that are empty or hold devices only.
+//! systems in memory that are empty or hold only what runc has put there, devices and links.
 //!
 //! CRIU spends some 3 ms on each file system in memory that it captures, and again on each that it restores. So the source
 //! names them by a key, and the target gives for each key what it has prepared. Both sides derive the keys here.
@@ -10,9 +10,6 @@ use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::{Mount, Spec};
 use procfs::process::{MountInfo, Process};
-
-/// The container's network, which outlives its tasks.
-pub const NETWORK: &str = "godwit-net";
 
 /// What CRIU is told about one mount: at the source (mount point, key), at the target (key, path).
 pub type Pair = (String, String);
@@ -94,7 +91,8 @@ impl Seen {
         let mut left_out: Vec<PathBuf> = binds(spec).map(|mount| mount.destination().clone()).collect();
         left_out.extend(self.cgroup_mounts(spec).map(|(mount_point, ..)| mount_point));
         left_out.extend(self.masks().cloned());
-        let kept = |tmpfs: &Tmpfs| tmpfs.mount_point == Path::new("/dev") || self.is_empty(&tmpfs.mount_point);
+        let made = [Path::new("/dev"), Path::new("/sys/fs/cgroup")];
+        let kept = |tmpfs: &Tmpfs| made.contains(&tmpfs.mount_point.as_path()) || self.is_empty(&tmpfs.mount_point);
         left_out.extend(self.tmpfs().into_iter().filter(kept).map(|tmpfs| tmpfs.mount_point));
         left_out.into_iter().map(|path| (path.display().to_string(), key(&path))).collect()
     }
@@ -217,7 +215,7 @@ mod tests {
         let paths: Vec<&str> = left_out.iter().map(|(path, _)| path.as_str()).collect();
         assert_eq!(
             paths,
-            ["/data", "/sys/fs/cgroup/cpu,cpuacct", "/sys/fs/cgroup/memory", "/proc/kcore", "/dev"],
+            ["/data", "/sys/fs/cgroup/cpu,cpuacct", "/sys/fs/cgroup/memory", "/proc/kcore", "/dev", "/sys/fs/cgroup"],
             "what is not known to be empty travels"
         );
         let prepared: BTreeMap<String, String> = seen.prepared(&spec, Path::new("/m")).into_iter().collect();

@@ -38,6 +38,9 @@ pub const ANNOTATION: &str = "org.godwit.handoff";
 /// In the folder that the annotation names.
 pub const SOCKET: &str = "runtime.sock";
 
+/// In the same folder: what is mounted until CRIU has it, one folder each.
+pub const MOUNTS: &str = "mounts";
+
 /// For how long a prepared container waits for its images: preparing and pre-copy of a large one take minutes, and until
 /// then the engine has locked the container.
 pub const PATIENCE: Duration = Duration::from_secs(600);

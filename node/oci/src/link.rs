@@ -28,9 +28,15 @@ pub enum Said {
         holder: i32,
     },
     /// CRIU runs in the container's cgroups and waits for the images.
-    Ready,
+    Ready {
+        /// As before.
+        holder: i32,
+    },
     /// The tasks are restored and have not run an instruction.
-    Held,
+    Held {
+        /// Their root, as this host numbers it.
+        pid: u32,
+    },
     /// They run.
     Running {
         /// The init process.

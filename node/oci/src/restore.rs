@@ -1,8 +1,8 @@
 //! The one thing that is ours: a container that is prepared now, restored when its images come, and runs when it may.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -10,20 +10,18 @@ use godwit_checkpoint::criu::{Criu, HeldRestore, Inherit, Restore, Worker};
 use oci_spec::runtime::Spec;
 
 use crate::arguments::Asked;
-use crate::external::{NETWORK, Seen, Unseen};
+use crate::external::{Seen, Unseen};
 use crate::holder::{self, Holder};
 use crate::link::{Broken, Link, Order, Said};
 use crate::mounts::{self, Mounts};
-use crate::{PATIENCE, SOCKET, state};
+use crate::{MOUNTS, PATIENCE, SOCKET, state};
 
-/// CRIU restores a large container without its memory in well under a second; after this something hangs.
-const RESTORING: Duration = Duration::from_secs(60);
+/// CRIU restores a large container without its memory in well under a second, on a busy machine in several; after this
+/// something hangs, such as a source that does not send a page that CRIU itself touches.
+const RESTORING: Duration = Duration::from_secs(15);
 
 /// The last steps of a restore.
 const RELEASING: Duration = Duration::from_secs(10);
-
-/// In the folder of the handoff: what is mounted until CRIU has it.
-const MOUNTS: &str = "mounts";
 
 /// It does not run, and will not.
 #[derive(Debug, thiserror::Error)]
@@ -72,33 +70,28 @@ impl Error {
 /// [`Error`]: no copy runs here, but for [`Error::Estranged`].
 pub fn restore(asked: &Asked, spec: &Spec, handoff: &Path) -> Result<(), Error> {
     let mut site = Site { path: handoff.join(SOCKET), link: None };
-    match run(asked, spec, handoff, &mut site) {
-        Ok(pid) => {
-            // Whether the site still listens or not: it runs.
-            let _ = site.tell(&Said::Running { pid });
-            Ok(())
-        }
-        Err(error) => {
-            let _ = site.tell(&Said::Failed { why: error.chain() });
-            Err(error)
-        }
+    let ran = run(asked, spec, handoff, &mut site);
+    if let Err(error) = &ran {
+        // Nobody may listen any more.
+        let _ = site.tell(&Said::Failed { why: error.chain() });
     }
+    ran
 }
 
-fn run(asked: &Asked, spec: &Spec, handoff: &Path, site: &mut Site) -> Result<i32, Error> {
+fn run(asked: &Asked, spec: &Spec, handoff: &Path, site: &mut Site) -> Result<(), Error> {
     let holder = Holder::create(asked)?;
     let seen = Seen::by(holder.pid)?;
     let below = handoff.join(MOUNTS);
     let mounts = Mounts::make(&seen.tmpfs(), &below, holder.pid)?;
-    let network = File::open(format!("/proc/{}/ns/net", holder.pid)).map_err(|e| Error::Io("open the network", e))?;
+    let network = PathBuf::from(format!("/proc/{}/ns/net", holder.pid));
     let stands = Said::Prepared { container: asked.id.clone(), holder: holder.pid };
     let stdio = match site.order(&stands, Some(PATIENCE))? {
         Order::Expect { stdio } => stdio,
         other => return Err(not_due(&other)),
     };
-    let worker = start(&seen, network.into(), &stdio)?;
+    let worker = start(&seen, &network, &stdio)?;
     let external = seen.prepared(spec, &below).into_iter().map(|(key, path)| format!("mnt[{key}]:{path}")).collect();
-    let images = match site.order(&Said::Ready, Some(PATIENCE))? {
+    let images = match site.order(&Said::Ready { holder: holder.pid }, Some(PATIENCE))? {
         Order::Restore(images) => images,
         other => return Err(not_due(&other)),
     };
@@ -110,18 +103,20 @@ fn run(asked: &Asked, spec: &Spec, handoff: &Path, site: &mut Site) -> Result<i3
         external,
     };
     let held = worker.restore(&restore, Instant::now() + RESTORING)?;
-    let pid = match site.order(&Said::Held, None)? {
+    let root = held.tree().pids().next().unwrap_or(0);
+    let pid = match site.order(&Said::Held { pid: root }, None)? {
         Order::Release => release(held)?,
         other => {
             held.cancel(Instant::now() + RELEASING)?;
             return Err(not_due(&other));
         }
     };
+    // First of all, for packets wait for it; and it runs whether the site still listens or not.
+    let _ = site.tell(&Said::Running { pid });
     state::adopt(&asked.root, &asked.id, pid).map_err(|error| Error::Estranged(pid, error))?;
     holder.hand_over();
     drop(mounts);
-    announce(&asked.pid_file, pid).map_err(|error| Error::Io("write the engine's pid file", error))?;
-    Ok(pid)
+    announce(&asked.pid_file, pid).map_err(|error| Error::Io("write the engine's pid file", error))
 }
 
 fn not_due(order: &Order) -> Error {
@@ -131,9 +126,9 @@ fn not_due(order: &Order) -> Error {
     }
 }
 
-/// Starts CRIU in the container's cgroups, ahead of time: to get there takes up to 20 ms.
-fn start(seen: &Seen, network: OwnedFd, stdio: &[String; 3]) -> Result<Worker, Error> {
-    let mut inherit = vec![Inherit { key: NETWORK.to_owned(), fd: network }];
+/// Starts CRIU in the container's cgroups and network, ahead of time: to get there takes up to 20 ms.
+fn start(seen: &Seen, network: &Path, stdio: &[String; 3]) -> Result<Worker, Error> {
+    let mut inherit = Vec::new();
     let (stdin, stdout, stderr) = (io::stdin(), io::stdout(), io::stderr());
     for (key, fd) in stdio.iter().zip([stdin.as_fd(), stdout.as_fd(), stderr.as_fd()]) {
         // Files are found by their path; pipes are the engine's.
@@ -142,7 +137,7 @@ fn start(seen: &Seen, network: OwnedFd, stdio: &[String; 3]) -> Result<Worker, E
             inherit.push(Inherit { key: key.clone(), fd });
         }
     }
-    let worker = Criu::at("criu").worker(inherit)?;
+    let worker = Criu::at("criu").in_network(network).worker(inherit)?;
     for cgroup in seen.cgroups() {
         let procs = cgroup.join("cgroup.procs");
         fs::write(procs, worker.pid().to_string()).map_err(|error| Error::Io("enter the container's cgroup", error))?;
@@ -220,7 +215,7 @@ mod tests {
         let _listens = UnixListener::bind(&path).expect("binds");
         let mut site = Site { path, link: None };
         for _ in 0..2 {
-            let ordered = site.order(&Said::Ready, Some(Duration::from_millis(50)));
+            let ordered = site.order(&Said::Ready { holder: 1 }, Some(Duration::from_millis(50)));
             assert!(matches!(ordered, Err(Broken::Silent(..))), "{ordered:?}");
         }
     }

@@ -264,7 +264,7 @@ pub fn timeline() -> TimelineView {
             step("award", 48, 48, "", "faro of 2 bidders"),
             step("receipt", 1448, 1400, "faro", "epoch 2"),
         ],
-        downtime_ms: Some(BTreeMap::from([("commit".to_owned(), 15), ("fetch".to_owned(), 200)])),
+        downtime_ms: Some(BTreeMap::from([("commit".to_owned(), 15), ("send".to_owned(), 200)])),
         bytes: Some(Bytes(3 << 19)),
     }
 }

@@ -14,6 +14,7 @@ use super::export::Format;
 use super::input;
 use crate::api::view::Port;
 use crate::config::Setting;
+use crate::runtime::helper;
 
 const EXAMPLES: &str = "\
 A mesh of three sites:
@@ -83,14 +84,27 @@ Examples:
   godwit run --listen /ip4/0.0.0.0/udp/4101/quic-v1 --peer /dns4/faro.example/udp/4101/quic-v1
   godwit run --set cpu_threshold=700 --set log=debug")]
     Run(SettingArgs),
+    /// Hold the dump of a container, for the site that starts this
+    #[command(name = helper::HOLD, hide = true)]
+    HoldDump { socket: PathBuf },
+    /// Guard what a restored container still lacks, for the site that starts this
+    #[command(name = helper::GUARD, hide = true)]
+    GuardPages { criu: PathBuf, control: PathBuf, restore_s: u64, patience_s: u64 },
     /// Check this machine: engine, CRIU, kernel, clock, ports, permissions, disk
     #[command(after_help = "\
 Examples:
   godwit doctor
+  godwit doctor --fix
   godwit doctor --json | jq '.[] | select(.verdict == \"fail\")'
 
 Says for each failure what to do. Exit code 1 if something failed.")]
-    Doctor(SettingArgs),
+    Doctor {
+        /// Tell Docker of godwit's OCI runtime and turn its experimental mode on, in /etc/docker/daemon.json, first
+        #[arg(long)]
+        fix: bool,
+        #[command(flatten)]
+        settings: SettingArgs,
+    },
     /// Show the site at a glance
     #[command(after_help = "Examples:\n  godwit status\n  godwit status --json | jq -r .state_root")]
     Status,

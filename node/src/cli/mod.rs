@@ -31,8 +31,11 @@ mod table;
 mod vehicle;
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{CommandFactory, Parser};
+use godwit_checkpoint::criu::holder;
+use godwit_checkpoint::pages::guard;
 
 pub use args::Cli;
 pub use failure::Failure;
@@ -47,6 +50,9 @@ use out::Out;
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
     let json = cli.json;
+    if let Some(ended) = helper(&cli.command) {
+        return ended;
+    }
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(source) => return failed(&Failure::Io { what: "start the runtime".to_owned(), source }, json),
@@ -57,6 +63,28 @@ pub fn main() -> ExitCode {
         Err(failure) if failure.is_broken_pipe() => ExitCode::SUCCESS,
         Err(failure) => failed(&failure, json),
     }
+}
+
+/// Helpers do one thing in one thread, as small as they can be.
+fn helper(command: &Command) -> Option<ExitCode> {
+    let ended = match command {
+        Command::HoldDump { socket } => {
+            guard::harden().map_err(anyhow::Error::from).and_then(|()| Ok(holder::run(socket)?))
+        }
+        Command::GuardPages { criu, control, restore_s, patience_s } => {
+            let [restore, patience] = [*restore_s, *patience_s].map(Duration::from_secs);
+            let config = guard::Config { criu: criu.clone(), control: control.clone(), restore, patience };
+            guard::harden().map_err(anyhow::Error::from).and_then(|()| Ok(guard::run(&config).map(drop)?))
+        }
+        _ => return None,
+    };
+    Some(match ended {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("godwit: {error:#}");
+            ExitCode::FAILURE
+        }
+    })
 }
 
 fn failed(failure: &Failure, json: bool) -> ExitCode {
@@ -78,7 +106,9 @@ pub async fn run(cli: Cli) -> Result<(), Failure> {
         Command::Genesis(GenesisCommand::Show { file }) => found::show(&file, out),
         Command::Config { example, settings } => site::config(example, config, &settings, out),
         Command::Run(settings) => site::run(config, &settings).await,
-        Command::Doctor(settings) => site::doctor(config, &settings, out).await,
+        Command::Doctor { fix, settings } => site::doctor(config, fix, &settings, out).await,
+        // They are run before there is a runtime.
+        Command::HoldDump { .. } | Command::GuardPages { .. } => Ok(()),
         Command::Status => site::status(&api()?, out).await,
         Command::Sites => site::sites(&api()?, out).await,
         Command::Deploy(args) => containers::deploy(&api()?, args, out).await,

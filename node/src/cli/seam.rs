@@ -16,7 +16,7 @@ use crate::api::fault::chain;
 use crate::config::Config;
 use crate::run::History;
 use crate::run::follow::Followed;
-use crate::runtime;
+use crate::runtime::{self, register};
 
 /// The outcome of one check of `godwit doctor`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -168,4 +168,24 @@ pub async fn run(config: Config) -> Result<(), Failure> {
 pub async fn engine_checks(config: &Config) -> Vec<Check> {
     let found = runtime::doctor::checks(&config.docker, Path::new("criu"), &config.data_dir).await;
     found.into_iter().map(|check| Check::new(check.name, check.ok, check.found, check.remedy)).collect()
+}
+
+/// Tells Docker of our OCI runtime; what came of it, for people.
+pub fn register_runtime() -> Result<&'static str, Failure> {
+    let program = register::program().ok_or_else(|| Failure::Input {
+        what: register::PROGRAM.to_owned(),
+        reason: "it is neither beside godwit nor in the search path".to_owned(),
+        remedy: "install target/release/godwit-runtime beside godwit".to_owned(),
+    })?;
+    let registered = register::register(Path::new(register::DAEMON_FILE), &program);
+    let failed = |cause| Failure::Input {
+        what: "tell Docker of godwit's runtime".to_owned(),
+        reason: chain(&cause),
+        remedy: format!("see that {} is valid and can be written: run as root", register::DAEMON_FILE),
+    };
+    Ok(match registered.map_err(failed)? {
+        register::Registered::Already => "Docker's configuration has all that is needed",
+        register::Registered::Reloaded => "Docker was told of godwit's runtime",
+        register::Registered::AtRestart => "Docker's configuration was changed: systemctl restart docker",
+    })
 }

@@ -41,8 +41,11 @@ pub fn config(print: bool, file: Option<&Path>, settings: &SettingArgs, out: Out
 }
 
 /// `godwit doctor`.
-pub async fn doctor(config: Option<&Path>, settings: &SettingArgs, out: Out) -> Result<(), Failure> {
+pub async fn doctor(config: Option<&Path>, fix: bool, settings: &SettingArgs, out: Out) -> Result<(), Failure> {
     let config = load(config, settings)?;
+    if fix {
+        out.remark(seam::register_runtime()?);
+    }
     let mut found = doctor::checks(&config).await;
     found.extend(seam::engine_checks(&config).await);
     out.show(&found, |found| checks_table(found))?;

@@ -19,6 +19,11 @@ const fn key(name: &'static str, default: &'static str, help: &'static str) -> K
 /// All of them, in the order of the example file.
 pub const KEYS: &[Key] = &[
     key("data_dir", r#""/var/lib/godwit""#, "Folder for the ledger, the journal and what travels."),
+    key(
+        "run_dir",
+        r#""/run/godwit""#,
+        "Folder in memory (tmpfs) for the sockets and the state of containers that move, with a path of at most 40 bytes.",
+    ),
     key("genesis", r#""/etc/godwit/genesis.toml""#, "The document that founds the mesh: the same on all sites."),
     key("key", r#""/etc/godwit/site.key""#, "The site's secret key, mode 600. `godwit init` makes it."),
     key(

@@ -14,6 +14,7 @@ use toml::Value;
 use tracing_subscriber::EnvFilter;
 
 use super::LogFormat;
+use crate::runtime::place::Place;
 
 /// Addresses in one list; the ledger's members have at most 8.
 const LIST_MAX: usize = 64;
@@ -49,6 +50,12 @@ pub(super) fn switch(value: &Value) -> Result<bool, String> {
 
 pub(super) fn path(value: &Value) -> Result<PathBuf, String> {
     text(value).map(PathBuf::from).filter(|path| path.is_absolute()).ok_or_else(|| "an absolute path".to_owned())
+}
+
+/// A folder whose sockets have names that the system takes.
+pub(super) fn socket_folder(value: &Value) -> Result<PathBuf, String> {
+    let expected = || "an absolute path of at most 40 bytes: the names of sockets in it are limited".to_owned();
+    path(value).ok().filter(|path| Place::fits(path)).ok_or_else(expected)
 }
 
 pub(super) fn optional_path(value: &Value) -> Result<Option<PathBuf>, String> {

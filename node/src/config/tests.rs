@@ -76,6 +76,7 @@ fn every_bad_value_is_refused_by_the_name_of_its_key() {
     let cases = [
         ("data_dir", "'relative/path'"),
         ("data_dir", "7"),
+        ("run_dir", "'/a/folder/whose/path/is/too/long/for/sockets'"),
         ("genesis", "''"),
         ("key", "'site.key'"),
         ("listen", "[]"),

@@ -50,6 +50,8 @@ pub enum Protocol {
     Report,
     /// Images and checkpoints.
     Pull,
+    /// Memory of frozen containers.
+    Pages,
 }
 
 impl Protocol {
@@ -64,6 +66,7 @@ impl Protocol {
             Self::Word => "word",
             Self::Report => "report",
             Self::Pull => "pull",
+            Self::Pages => "pages",
         };
         StreamProtocol::try_from_owned(format!("/godwit/{mesh}/{word}/1")).expect("it begins with a slash")
     }
@@ -74,6 +77,8 @@ impl Protocol {
         match self {
             Self::Ledger | Self::Word | Self::Report => 4,
             Self::Pull => 12,
+            // One a handoff, and one more while a broken one is not given up yet.
+            Self::Pages => 12,
         }
     }
 }

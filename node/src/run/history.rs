@@ -12,7 +12,7 @@ use godwit_protocol::effect::{Step, What};
 use godwit_protocol::event::EndReason;
 use godwit_protocol::membership::Change;
 use godwit_protocol::offer::{Offer, Why};
-use godwit_protocol::{ContainerId, Event, Message, OfferId, SiteId, Time};
+use godwit_protocol::{ContainerId, Event, Message, Millis, OfferId, SiteId, Time};
 
 use crate::api::view::{BidView, DeclineView, OfferState, OfferView, StepView, TimelineView};
 
@@ -123,7 +123,9 @@ impl History {
             Event::Closed { offer, done } => self.at(*offer, |entry| {
                 entry.state = OfferState::Done;
                 entry.done = Some(*done);
-                entry.push("done", time, entry.winner(entry.attempt), format!("{} travelled", done.bytes));
+                let (restore, fill) = (done.spans.restore_ms, done.spans.fill_ms);
+                let detail = format!("{} travelled, restored in {restore}, filled in {fill}", done.bytes);
+                entry.push("done", time, entry.winner(entry.attempt), detail);
             }),
             Event::Ended { offer, reason } => self.at(*offer, |entry| {
                 let why = match reason {
@@ -191,15 +193,8 @@ impl History {
                 }
             })
             .collect();
-        let downtime_ms = entry.done.map(|done| {
-            let spans = done.spans;
-            BTreeMap::from([
-                ("freeze".to_owned(), spans.freeze_ms.0),
-                ("fetch".to_owned(), spans.fetch_ms.0),
-                ("commit".to_owned(), spans.commit_ms.0),
-                ("resume".to_owned(), spans.resume_ms.0),
-            ])
-        });
+        let named = |(name, span): (&str, Millis)| (name.to_owned(), span.0);
+        let downtime_ms = entry.done.map(|done| done.spans.still().map(named).into());
         Some(TimelineView {
             offer: *offer,
             container: entry.body.container,
@@ -332,8 +327,7 @@ pub fn summary(message: &Message, names: &History) -> String {
         }
         Message::Abort(abort) => format!("{}, attempt {}: {}", about(&abort.offer), abort.attempt, say(&abort.reason)),
         Message::Done(done) => {
-            let spans = &done.spans;
-            let still = spans.freeze_ms.plus(spans.fetch_ms).plus(spans.commit_ms).plus(spans.resume_ms);
+            let still = done.spans.standstill();
             format!("{}, {} travelled, stood still for {still}", about(&done.offer), done.bytes)
         }
         Message::Reclaim(reclaim) => about(&reclaim.offer),
@@ -389,8 +383,10 @@ fn step_name(step: Step) -> &'static str {
         Step::Yielded => "yield",
         Step::YieldReceived => "yield received",
         Step::Fetched => "fetched",
+        Step::Restored => "restored",
         Step::Resuming => "resuming",
         Step::Resumed => "resumed",
+        Step::Filled => "filled",
         Step::Thawing => "thawing",
         Step::Thawed => "thawed",
         Step::Discarded => "discarded",

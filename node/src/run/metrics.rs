@@ -69,9 +69,7 @@ impl Metrics {
     pub fn committed(&self, event: &Event) {
         let ended = match event {
             Event::Closed { done, .. } => {
-                let spans = &done.spans;
-                let still = [spans.freeze_ms, spans.fetch_ms, spans.commit_ms, spans.resume_ms];
-                self.standstill_ms.inc_by(still.iter().fold(0, |sum, span| span.0.saturating_add(sum)));
+                self.standstill_ms.inc_by(done.spans.standstill().0);
                 "done"
             }
             Event::Ended { .. } => "ended",

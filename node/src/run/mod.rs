@@ -19,6 +19,7 @@ mod host;
 mod ledger;
 mod load;
 mod metrics;
+mod pages;
 mod routes;
 mod start;
 mod tasks;

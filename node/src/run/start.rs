@@ -22,7 +22,7 @@ use super::ledger::Ledger;
 use super::load;
 use super::metrics::Metrics;
 use super::routes::Routes;
-use super::tasks::Tasks;
+use super::tasks::{Places, Tasks};
 use crate::config::Config;
 use crate::journal::Journal;
 use crate::net::{Endpoint, NetConfig};
@@ -52,6 +52,7 @@ pub(super) async fn start(config: Config) -> anyhow::Result<(Host, Sources)> {
     let runtime: Arc<dyn Runtime> = Arc::new(Late::new(docker::Config {
         socket: config.docker.clone(),
         state: config.data_dir.join("engine"),
+        run: config.run_dir.clone(),
         criu: CRIU.into(),
         mesh,
         range: Range { network: founding.network.0, prefix: founding.prefix },
@@ -96,8 +97,8 @@ pub(super) async fn start(config: Config) -> anyhow::Result<(Host, Sources)> {
     let (advances, advancing) = mpsc::unbounded_channel();
     let (orders, ordered) = mpsc::unbounded_channel();
     let (verified, records) = mpsc::unbounded_channel();
-    let home = config.data_dir.join("handoffs");
-    let tasks = Tasks::new(Arc::clone(&runtime), server, net.clone(), home, finished, advances);
+    let places = Places { disk: config.data_dir.join("handoffs"), memory: config.run_dir.join("handoffs") };
+    let tasks = Tasks::new(Arc::clone(&runtime), server, net.clone(), places, finished, advances);
     let author = Author::new(ledger.state(), key.clone());
     let (handle, end) = api::site::channel();
     let loopback = config.api.loopback.as_ref().map(|(address, token)| (*address, token.as_path()));

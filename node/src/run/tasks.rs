@@ -3,23 +3,26 @@
 //! Tasks of one container run one after the other, in the order in which they were asked for; those of different
 //! containers side by side. Every task may be asked for again, after a restart, and then finishes what was begun.
 //!
-//! A handoff has one folder on either side, `handoffs/OFFER/`, with `spec/` (what the container is made from), `image/`
-//! (its image, if the target lacks it) and `frozen/` (its state).
+//! A handoff has two folders on either side, `handoffs/OFFER/` on disk, with `spec/` (what the container is made from) and
+//! `image/` (its image, if the target lacks it), and one of the same name in memory, with `frozen/` (its state). Its memory
+//! has no folder: see [`pages`].
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use godwit_protocol::bid::Reason;
 use godwit_protocol::bounded::Text;
 use godwit_protocol::handoff::{Action, Outcome, Task};
 use godwit_protocol::word::Word;
-use godwit_protocol::{ContainerId, Hash, ImageId, OfferId, SiteId};
+use godwit_protocol::{Bytes, ContainerId, Hash, ImageId, Millis, OfferId, SiteId};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use super::pages::{self, Which};
 use crate::api::fault::chain;
 use crate::chunks::{self, ManifestError, Part, PartKey, Progress, PublishError, Pull, PullError};
 use crate::net::Endpoint;
@@ -34,6 +37,10 @@ const SAY_AGAIN: Duration = Duration::from_secs(5);
 
 /// How often a resume is asked for again whose outcome is unknown, before an operator is called.
 const RESUME_TRIES: u32 = 10;
+
+/// Endings of sockets that lead to a source.
+const LATE: &str = "late";
+const AHEAD: &str = "ahead";
 
 /// A task that ended.
 #[derive(Debug)]
@@ -65,11 +72,43 @@ struct Context {
     runtime: Arc<dyn Runtime>,
     server: chunks::Server,
     net: Endpoint,
-    home: PathBuf,
+    places: Places,
+    leaving: pages::Leaving,
+    /// Ways to the sources of containers that arrive.
+    bridges: Mutex<BTreeMap<OfferId, pages::Bridge>>,
     finished: mpsc::UnboundedSender<Finished>,
     advances: mpsc::UnboundedSender<Advance>,
     /// Ends the pulls of a handoff that is to be discarded: its source may never again have what they wait for.
     ends: Mutex<BTreeMap<OfferId, CancellationToken>>,
+}
+
+/// Where handoffs have their folders.
+#[derive(Clone, Debug)]
+pub struct Places {
+    /// On disk.
+    pub disk: PathBuf,
+    /// In memory, with a short path: there are sockets in it.
+    pub memory: PathBuf,
+}
+
+impl Places {
+    /// An offer's whole name is too long for a socket.
+    fn socket(&self, offer: OfferId, which: Which) -> PathBuf {
+        let mut name = offer.to_string();
+        name.truncate(32);
+        self.memory.join(format!("{name}.{}", if which == Which::Late { LATE } else { AHEAD }))
+    }
+
+    /// Sockets that an earlier life has left lead nowhere.
+    fn clear_sockets(&self) {
+        for entry in std::fs::read_dir(&self.memory).into_iter().flatten().flatten() {
+            let path = entry.path();
+            if path.extension().is_some_and(|ending| ending == LATE || ending == AHEAD) {
+                // If it stays, it is replaced when it is needed.
+                let _ = std::fs::remove_file(path);
+            }
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -83,19 +122,23 @@ enum Job {
 }
 
 impl Tasks {
-    /// Works under `home` and reports to the channels. They are unbounded because each task reports once, and the brain
+    /// Works in `places` and reports to the channels. They are unbounded because each task reports once, and the brain
     /// asks for a few tasks a handoff.
     #[must_use]
     pub fn new(
         runtime: Arc<dyn Runtime>,
         server: chunks::Server,
         net: Endpoint,
-        home: PathBuf,
+        places: Places,
         finished: mpsc::UnboundedSender<Finished>,
         advances: mpsc::UnboundedSender<Advance>,
     ) -> Self {
-        let ends = Mutex::default();
-        let context = Arc::new(Context { runtime, server, net, home, finished, advances, ends });
+        places.clear_sockets();
+        let leaving = pages::Leaving::default();
+        pages::serve(&net, &server, &leaving, &runtime);
+        let (bridges, ends) = (Mutex::default(), Mutex::default());
+        let context = Context { runtime, server, net, places, leaving, bridges, finished, advances, ends };
+        let context = Arc::new(context);
         Self { context, workers: BTreeMap::new() }
     }
 
@@ -189,6 +232,8 @@ impl Context {
             Action::Prepare { source } => self.prepare(offer, container, image, source).await,
             Action::Freeze { target } => self.freeze(offer, container, target).await,
             Action::Fetch { source, root } => self.fetch(offer, source, root).await,
+            Action::Restore => self.restore(offer, container).await,
+            Action::Fill { source } => self.fill(offer, container, source).await,
             Action::Resume => return self.resume(offer, container).await,
             Action::Discard => self.discard(offer, container).await,
             Action::Thaw => self.thaw(offer, container).await,
@@ -199,8 +244,10 @@ impl Context {
 
     // H4, source
     async fn serve(&self, offer: OfferId, container: ContainerId, target: SiteId) -> Result<Outcome, Failure> {
-        let spec = self.folder(offer, "spec").await?;
+        let spec = self.disk(offer, "spec");
+        make(&spec).await?;
         self.runtime.describe(container, spec.clone()).await?;
+        self.leaving.insert(offer, container);
         self.publish(offer, Part::Spec, spec, target).await?;
         Ok(Outcome::Serving)
     }
@@ -209,7 +256,8 @@ impl Context {
         if self.server.offers(&PartKey { offer, part: Part::Image }, target) {
             return Ok(()); // said again meanwhile
         }
-        let dir = self.folder(offer, "image").await?;
+        let dir = self.disk(offer, "image");
+        make(&dir).await?;
         self.runtime.save_image(image, dir.clone()).await?;
         self.publish(offer, Part::Image, dir, target).await?;
         Ok(())
@@ -223,7 +271,7 @@ impl Context {
         image: ImageId,
         source: SiteId,
     ) -> Result<Outcome, Failure> {
-        let (dir, archive) = (self.path(offer, "spec"), self.path(offer, "image"));
+        let (dir, archive) = (self.disk(offer, "spec"), self.disk(offer, "image"));
         self.pull(self.part(offer, Part::Spec, source, &dir)).await?;
         if !self.runtime.image_present(image).await? {
             tokio::select! {
@@ -238,32 +286,56 @@ impl Context {
             self.runtime.discard(container).await?;
             return Err(Failure::OtherImage);
         }
+        let ahead = self.places.socket(offer, Which::Ahead);
+        let bridge = pages::Bridge::open(&self.net, offer, source, Which::Ahead, &ahead);
+        let bridge = bridge.map_err(|source| Failure::Io { what: "listen at", path: ahead.clone(), source })?;
+        let end = self.ends().entry(offer).or_default().clone();
+        let received = end.run_until_cancelled(self.runtime.receive(container, ahead)).await.ok_or(Failure::Ended)?;
+        if let Err(error) = received {
+            info!(offer = %offer.short(), error = chain(&error), "memory does not come ahead");
+        }
+        // What has come through it goes on.
+        drop(bridge);
         Ok(Outcome::Prepared)
     }
 
     // H5
     async fn freeze(&self, offer: OfferId, container: ContainerId, target: SiteId) -> Result<Outcome, Failure> {
-        let dir = self.folder(offer, "frozen").await?;
+        let dir = self.memory(offer);
+        make(&dir).await?;
         // Written last: after a restart the state is already here, and is served again.
-        if !dir.join("frozen.json").exists() {
-            self.runtime.freeze(container, dir.clone()).await?;
-        }
+        let (freeze, copy) = if dir.join("frozen.json").exists() {
+            (Millis(0), Millis(0))
+        } else {
+            let frozen = self.runtime.freeze(container, dir.clone()).await?;
+            (frozen.stop_ms, frozen.copy_ms)
+        };
+        let hashing = Instant::now();
+        self.leaving.insert(offer, container);
         let (root, bytes) = self.publish(offer, Part::Checkpoint, dir, target).await?;
-        Ok(Outcome::Frozen { root, bytes })
+        let collect = copy.plus(Millis(hashing.elapsed().as_millis().try_into().unwrap_or(u64::MAX)));
+        Ok(Outcome::Frozen { root, bytes, freeze, collect })
     }
 
     // H6
     async fn fetch(&self, offer: OfferId, source: SiteId, root: Hash) -> Result<Outcome, Failure> {
-        let dir = self.path(offer, "frozen");
+        let dir = self.memory(offer);
+        self.bridge(offer, source)?;
         let bytes = self.pull(self.part(offer, Part::Checkpoint, source, &dir).expect_root(root)).await?;
-        Ok(Outcome::Fetched { bytes: godwit_protocol::Bytes(bytes) })
+        Ok(Outcome::Fetched { bytes: Bytes(bytes) })
+    }
+
+    // H6, while the receipt is before the ledger
+    async fn restore(&self, offer: OfferId, container: ContainerId) -> Result<Outcome, Failure> {
+        self.runtime.restore(container, self.memory(offer), self.socket(offer)).await?;
+        Ok(Outcome::Restored)
     }
 
     // H7
     async fn resume(&self, offer: OfferId, container: ContainerId) -> Outcome {
-        let dir = self.path(offer, "frozen");
+        let (dir, socket) = (self.memory(offer), self.socket(offer));
         for _ in 0..RESUME_TRIES {
-            let error = match self.runtime.resume(container, dir.clone()).await {
+            let error = match self.runtime.resume(container, dir.clone(), socket.clone()).await {
                 Ok(_) => return Outcome::Resumed,
                 Err(error) => error,
             };
@@ -281,7 +353,9 @@ impl Context {
                     return match self.runtime.state(container).await {
                         Ok(State::Prepared | State::Absent) => Outcome::Failed(reason),
                         Ok(State::Running) => Outcome::Resumed,
-                        Ok(State::Ended { .. }) | Err(_) => self.judge_failed_resume(container, dir, reason).await,
+                        Ok(State::Ended { .. }) | Err(_) => {
+                            self.judge_failed_resume(container, dir, socket, reason).await
+                        }
                     };
                 }
             }
@@ -290,8 +364,14 @@ impl Context {
     }
 
     /// The engine counts a failed restore as a container that ended; only the runtime knows whether it ever ran.
-    async fn judge_failed_resume(&self, container: ContainerId, dir: PathBuf, reason: Reason) -> Outcome {
-        match self.runtime.resume(container, dir).await {
+    async fn judge_failed_resume(
+        &self,
+        container: ContainerId,
+        dir: PathBuf,
+        socket: PathBuf,
+        reason: Reason,
+    ) -> Outcome {
+        match self.runtime.resume(container, dir, socket).await {
             Ok(_) => Outcome::Resumed,
             Err(error) if matches!(error.cause, Cause::AlreadyRan { .. }) => Outcome::Resumed,
             Err(error) if matches!(error.cause, Cause::Criu { .. } | Cause::Engine(_)) => Outcome::Failed(reason),
@@ -299,17 +379,29 @@ impl Context {
         }
     }
 
+    // H7, until nothing is lacking
+    async fn fill(&self, offer: OfferId, container: ContainerId, source: SiteId) -> Result<Outcome, Failure> {
+        self.bridge(offer, source)?;
+        let end = self.ends().entry(offer).or_default().clone();
+        let fill = self.runtime.fill(container, self.memory(offer), self.socket(offer));
+        let filled = end.run_until_cancelled(fill).await.ok_or(Failure::Ended)??;
+        lock(&self.bridges).remove(&offer);
+        Ok(Outcome::Filled { bytes: filled.bytes, late_root: Hash::ZERO })
+    }
+
     async fn discard(&self, offer: OfferId, container: ContainerId) -> Result<Outcome, Failure> {
         // The next attempt's pulls, if there is one, begin anew.
         self.ends().remove(&offer);
+        lock(&self.bridges).remove(&offer);
         self.runtime.discard(container).await?;
-        remove(&self.path(offer, "frozen")).await?;
+        remove(&self.memory(offer)).await?;
         Ok(Outcome::Settled)
     }
 
     async fn thaw(&self, offer: OfferId, container: ContainerId) -> Result<Outcome, Failure> {
+        self.leaving.remove(offer);
         self.server.withdraw(&PartKey { offer, part: Part::Checkpoint });
-        let dir = self.path(offer, "frozen");
+        let dir = self.memory(offer);
         match self.runtime.thaw(container, dir.clone()).await {
             Ok(_) => {}
             Err(error) if matches!(error.cause, Cause::AlreadyRan { .. }) => {}
@@ -330,12 +422,16 @@ impl Context {
     async fn clean(&self, offer: OfferId) {
         self.ends().remove(&offer);
         self.withdraw(offer);
-        if let Err(failure) = remove(&self.home.join(offer.to_string())).await {
-            warn!(offer = %offer.short(), failure = chain(&failure), "the handoff's folder stays");
+        lock(&self.bridges).remove(&offer);
+        for folder in [&self.places.disk, &self.places.memory] {
+            if let Err(failure) = remove(&folder.join(offer.to_string())).await {
+                warn!(offer = %offer.short(), failure = chain(&failure), "the handoff's folder stays");
+            }
         }
     }
 
     fn withdraw(&self, offer: OfferId) {
+        self.leaving.remove(offer);
         for part in [Part::Spec, Part::Image, Part::Checkpoint] {
             self.server.withdraw(&PartKey { offer, part });
         }
@@ -347,7 +443,7 @@ impl Context {
         part: Part,
         dir: PathBuf,
         target: SiteId,
-    ) -> Result<(Hash, godwit_protocol::Bytes), Failure> {
+    ) -> Result<(Hash, Bytes), Failure> {
         let manifest = chunks::manifest_of(&dir).await?;
         let bytes = manifest.bytes();
         let root = self.server.publish(PartKey { offer, part }, &dir, manifest, target)?;
@@ -355,7 +451,18 @@ impl Context {
     }
 
     fn ends(&self) -> MutexGuard<'_, BTreeMap<OfferId, CancellationToken>> {
-        self.ends.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.ends)
+    }
+
+    /// From here on the socket leads to the source.
+    fn bridge(&self, offer: OfferId, source: SiteId) -> Result<(), Failure> {
+        let mut bridges = lock(&self.bridges);
+        if let Entry::Vacant(vacant) = bridges.entry(offer) {
+            let path = self.socket(offer);
+            let opened = pages::Bridge::open(&self.net, offer, source, Which::Late, &path);
+            vacant.insert(opened.map_err(|source| Failure::Io { what: "listen at", path, source })?);
+        }
+        Ok(())
     }
 
     fn part(&self, offer: OfferId, part: Part, source: SiteId, into: &Path) -> Pull {
@@ -366,7 +473,9 @@ impl Context {
     async fn pull(&self, pull: Pull) -> Result<u64, Failure> {
         let PartKey { offer, part } = pull.key();
         // The pull makes the folder itself, when it is complete.
-        make(&self.home.join(offer.to_string())).await?;
+        for folder in [&self.places.disk, &self.places.memory] {
+            make(&folder.join(offer.to_string())).await?;
+        }
         let end = self.ends().entry(offer).or_default().clone();
         let advance = |progress| drop(self.advances.send(Advance { offer, part, progress }));
         let pulled = end.run_until_cancelled(pull.run(advance)).await.ok_or(Failure::Ended)?;
@@ -383,15 +492,23 @@ impl Context {
         }
     }
 
-    fn path(&self, offer: OfferId, name: &str) -> PathBuf {
-        self.home.join(offer.to_string()).join(name)
+    fn disk(&self, offer: OfferId, name: &str) -> PathBuf {
+        self.places.disk.join(offer.to_string()).join(name)
     }
 
-    async fn folder(&self, offer: OfferId, name: &str) -> Result<PathBuf, Failure> {
-        let path = self.path(offer, name);
-        make(&path).await?;
-        Ok(path)
+    /// The frozen state.
+    fn memory(&self, offer: OfferId) -> PathBuf {
+        self.places.memory.join(offer.to_string()).join("frozen")
     }
+
+    /// Leads to the source of memory that is still missing.
+    fn socket(&self, offer: OfferId) -> PathBuf {
+        self.places.socket(offer, Which::Late)
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 async fn make(path: &Path) -> Result<(), Failure> {

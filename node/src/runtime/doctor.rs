@@ -7,7 +7,7 @@ use bollard::{API_DEFAULT_VERSION, Docker};
 use serde::{Deserialize, Serialize};
 use tokio::process::Command;
 
-use super::criu;
+use super::docker::RUNTIME;
 use crate::monitor::platform::criu_version;
 
 /// One thing that was looked at.
@@ -22,6 +22,9 @@ pub struct Check {
     /// What to do; empty if it is right.
     pub remedy: String,
 }
+
+/// The least version of CRIU with which all of this works: older ones fail on kernels from 6.16 on.
+const MIN_CRIU: u32 = 40_200;
 
 /// Below this the next container may not fit.
 const MIN_FREE: u64 = 2 << 30;
@@ -41,7 +44,14 @@ impl Check {
 pub async fn checks(socket: &Path, criu: &Path, state: &Path) -> Vec<Check> {
     let mut checks = engine(socket).await;
     checks.extend(criu_checks(criu).await);
-    checks.extend([permissions(), iptables().await, forwarding(), tunnel(), disk("disk for godwit", state)]);
+    checks.extend([
+        permissions(),
+        firewall("firewall", "iptables", &["-w", "-S", "FORWARD"]).await,
+        firewall("firewall of bridges", "nft", &["list", "tables", "bridge"]).await,
+        forwarding(),
+        tunnel(),
+        disk("disk for godwit", state),
+    ]);
     checks
 }
 
@@ -68,8 +78,9 @@ async fn engine(socket: &Path) -> Vec<Check> {
             "engine: checkpoints",
             info.experimental_build == Some(true),
             if info.experimental_build == Some(true) { "experimental mode" } else { "not in experimental mode" },
-            r#"set "experimental": true in /etc/docker/daemon.json and restart Docker"#,
+            "godwit doctor --fix, and restart Docker",
         ),
+        runtime(info.runtimes.unwrap_or_default().get(RUNTIME)),
         Check::new(
             "engine: storage",
             driver == "overlay2" && !snapshotter,
@@ -94,6 +105,22 @@ async fn engine(socket: &Path) -> Vec<Check> {
     checks
 }
 
+/// Whether the engine knows our OCI runtime, and where.
+fn runtime(known: Option<&bollard::models::Runtime>) -> Check {
+    let path = known.and_then(|runtime| runtime.path.as_deref());
+    let (ok, found) = match path {
+        Some(path) if Path::new(path).is_file() => (true, path.to_owned()),
+        Some(path) => (false, format!("{path}, which is not there")),
+        None => (false, "the engine does not know it".to_owned()),
+    };
+    Check::new(
+        "engine: godwit's runtime",
+        ok,
+        found,
+        "godwit doctor --fix; stateful containers cannot come here without it",
+    )
+}
+
 async fn criu_checks(criu: &Path) -> Vec<Check> {
     let remedy = "install CRIU 4.2 or newer (https://criu.org/Installation); stateless containers move without it";
     let Some(version) = criu_version(criu).await else {
@@ -108,7 +135,7 @@ async fn criu_checks(criu: &Path) -> Vec<Check> {
     };
     let said = if works { "works on this kernel" } else { said.lines().next_back().unwrap_or("fails") };
     vec![
-        Check::new("CRIU", version >= criu::MIN_VERSION, found, remedy),
+        Check::new("CRIU", version >= MIN_CRIU, found, remedy),
         Check::new("CRIU: kernel", works, said, "criu check --all says which kernel feature is missing"),
     ]
 }
@@ -131,15 +158,15 @@ fn permissions() -> Check {
     Check::new("permissions", root && missing.is_empty(), found, "run godwit as root, as its systemd unit does")
 }
 
-async fn iptables() -> Check {
-    let run = Command::new("iptables").args(["-w", "-S", "FORWARD"]).kill_on_drop(true).output();
+async fn firewall(name: &str, program: &str, arguments: &[&str]) -> Check {
+    let run = Command::new(program).args(arguments).kill_on_drop(true).output();
     let (ok, found) = match tokio::time::timeout(DEADLINE, run).await {
         Ok(Ok(output)) if output.status.success() => (true, "works".to_owned()),
         Ok(Ok(output)) => (false, String::from_utf8_lossy(&output.stderr).trim().to_owned()),
-        Ok(Err(error)) => (false, error.to_string()),
+        Ok(Err(error)) => (false, format!("{program}: {error}")),
         Err(_) => (false, "no answer".to_owned()),
     };
-    Check::new("firewall", ok, found, "install iptables, and run godwit as root")
+    Check::new(name, ok, found, "install iptables and nftables, and run godwit as root")
 }
 
 fn forwarding() -> Check {

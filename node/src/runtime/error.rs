@@ -72,6 +72,14 @@ pub enum Cause {
     Route { address: Address, reason: String },
     #[error("the mesh's network on this site: {0}")]
     Network(String),
+    #[error("the OCI runtime that prepares it here: {reason}")]
+    Runtime { reason: String },
+    #[error("its checkpoint: {0}")]
+    Checkpoint(#[from] godwit_checkpoint::criu::Error),
+    #[error("its memory, sent ahead: {0}")]
+    Ahead(#[from] godwit_checkpoint::precopy::Error),
+    #[error("its missing pages: {0}")]
+    Pages(String, #[source] Option<godwit_checkpoint::pages::ServiceError>),
     #[error("a worker ended: {0}")]
     Worker(#[from] tokio::task::JoinError),
 }

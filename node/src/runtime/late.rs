@@ -1,6 +1,7 @@
 //! An engine that may come up after the site, go away and come back: connected to whenever it is needed.
 
 use std::collections::BTreeMap;
+use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -11,8 +12,8 @@ use tracing::{info, warn};
 
 use super::docker::{Config, DockerRuntime};
 use super::{
-    Answer, Check, Deploy, Deployed, Description, Error, Found, Frozen, LogStream, Logs, Resumed, Runtime, Spec, State,
-    Usage, Way, doctor,
+    Answer, Check, Deploy, Deployed, Description, Error, Filled, Found, Frozen, LogStream, Logs, Resumed, Runtime,
+    Spec, State, Usage, Way, doctor,
 };
 
 /// Docker, when it answers.
@@ -73,7 +74,12 @@ impl Runtime for Late {
         load_image(image: ImageId, dir: PathBuf) -> ();
         prepare(container: ContainerId, dir: PathBuf) -> Spec;
         freeze(container: ContainerId, dir: PathBuf) -> Frozen;
-        resume(container: ContainerId, dir: PathBuf) -> Resumed;
+        ahead(container: ContainerId) -> UnixStream;
+        receive(container: ContainerId, source: PathBuf) -> ();
+        pages(container: ContainerId) -> UnixStream;
+        restore(container: ContainerId, dir: PathBuf, pages: PathBuf) -> ();
+        resume(container: ContainerId, dir: PathBuf, pages: PathBuf) -> Resumed;
+        fill(container: ContainerId, dir: PathBuf, pages: PathBuf) -> Filled;
         thaw(container: ContainerId, dir: PathBuf) -> Resumed;
         discard(container: ContainerId) -> ();
         release(container: ContainerId) -> ();

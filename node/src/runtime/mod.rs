@@ -7,29 +7,39 @@
 //!
 //! ```text
 //! source                                target
-//! describe   spec.json                  load_image   image.tar, if the image is absent
-//! save_image image.tar                  prepare      creates the container from spec.json; it has never run
-//! freeze     images/, checkpoint/,      resume       lays layer, volumes and logs into it and restores its memory
-//!            layer.tar, volume-N.tar,
-//!            log/, frozen.json, written last
+//! describe   spec.json, stdio.json      load_image   image.tar, if the image is absent
+//! save_image image.tar                  prepare      creates the container from spec.json, and all but its processes
+//! ahead      memory, while it runs      receive      keeps it for the restore
+//! freeze     images/, layer.tar,        restore      lays layer, volumes and logs into it and makes its processes,
+//!            volume-N.tar, log/,                     without their memory; they have not run an instruction
+//!            frozen.json, written last  resume       lets them run
+//! pages      their memory, on demand    fill         until they lack nothing
 //! thaw       after an abort             discard      after an abort
 //! release    after `Done`
 //! ```
 //!
+//! The frozen processes stay at the source until the release: their memory is read there, and an abort lets them run on.
+//!
 //! Invariant: between [`Runtime::freeze`] and [`Runtime::route`] or [`Runtime::thaw`] nobody answers at the source for the
 //! container's address: a reset from its kernel would end the connections that are to survive.
-//! Invariant: a frozen container is started from its checkpoint at most once on one engine, even if the call is repeated.
+//! Invariant: no process of a container runs before [`Runtime::resume`] at the target, nor after [`Runtime::freeze`] at the
+//! source unless [`Runtime::thaw`] was asked for, whoever dies.
 
-pub mod criu;
+pub mod arrive;
+pub mod depart;
 pub mod docker;
 pub mod doctor;
 mod error;
+pub mod helper;
 mod hold;
 pub mod late;
 pub mod layer;
 pub mod network;
+pub mod place;
+pub mod register;
 mod spec;
 
+use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 
 use futures::future::BoxFuture;
@@ -90,13 +100,30 @@ pub trait Runtime: Send + Sync + std::fmt::Debug {
     /// checked. Repeated, it finds its work done.
     fn prepare(&self, container: ContainerId, dir: PathBuf) -> Answer<'_, Spec>;
 
-    /// At the source: stops the container with its state in the folder, complete and on disk. If the state cannot be
-    /// captured, the container goes on running and the error says why. Traffic to the container is dropped from here on.
+    /// At the source: a stream on which the memory of the running container is sent ahead, in place of an earlier one.
+    fn ahead(&self, container: ContainerId) -> Answer<'_, UnixStream>;
+
+    /// At the target: receives memory for the prepared container from the Unix socket `source`, until what is left there is
+    /// little. What has come is used by [`Runtime::restore`]; without it, or after an error, all comes later.
+    fn receive(&self, container: ContainerId, source: PathBuf) -> Answer<'_, ()>;
+
+    /// At the source: stops the container with its state in the folder, complete but for its memory. If the state cannot be
+    /// captured, the container goes on running and the error says why. Packets for the container wait from here on.
     fn freeze(&self, container: ContainerId, dir: PathBuf) -> Answer<'_, Frozen>;
 
-    /// At the target: lets the prepared container go on from the state in the folder. Nothing to do if it runs; refused by
-    /// [`Cause::AlreadyRan`] if it ran and ended.
-    fn resume(&self, container: ContainerId, dir: PathBuf) -> Answer<'_, Resumed>;
+    /// At the source: a stream on which the memory of a frozen container is served until the other side hangs up.
+    fn pages(&self, container: ContainerId) -> Answer<'_, UnixStream>;
+
+    /// At the target: restores the prepared container from the state in the folder, before its first instruction. Memory is
+    /// asked for at the Unix socket `pages`. Nothing to do if that is done, or if the container is stateless.
+    fn restore(&self, container: ContainerId, dir: PathBuf, pages: PathBuf) -> Answer<'_, ()>;
+
+    /// At the target: lets the restored container run, restoring it first if that was not done. Nothing to do if it runs;
+    /// refused by [`Cause::AlreadyRan`] if it ran and ended.
+    fn resume(&self, container: ContainerId, dir: PathBuf, pages: PathBuf) -> Answer<'_, Resumed>;
+
+    /// At the target: waits until the running container has all its memory. Nothing to do if it has.
+    fn fill(&self, container: ContainerId, dir: PathBuf, pages: PathBuf) -> Answer<'_, Filled>;
 
     /// At the source, after an abort: lets the container go on from where it was frozen. Nothing to do if it runs; refused
     /// by [`Cause::AlreadyRan`] if it ran since it was frozen and ended.
@@ -200,18 +227,25 @@ pub struct Description {
 /// A container whose state is in the folder, and where the time went.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Frozen {
-    /// Until it was stopped and its memory written.
+    /// Until it stood, captured but for its memory.
     pub stop_ms: Millis,
-    /// Until layer, volumes and logs were in the folder and all of it on disk.
+    /// Until layer, volumes and logs were in the folder.
     pub copy_ms: Millis,
     /// All that freezing put into the folder.
+    pub bytes: Bytes,
+}
+
+/// Memory of a container that runs here, and lacks none any more.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Filled {
+    /// What travelled of it, before and after the container was frozen.
     pub bytes: Bytes,
 }
 
 /// A container that goes on, and where the time went; zeros if it already ran.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Resumed {
-    /// Until layer, volumes and logs were in place.
+    /// Until it was restored.
     pub copy_ms: Millis,
     /// Until it ran.
     pub start_ms: Millis,

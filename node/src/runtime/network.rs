@@ -5,6 +5,10 @@
 //! runs nowhere its packets wait (`hold.rs`); behind that route lies another, a black hole, so that nobody is answered if
 //! this process dies. An answer, a reset or a host-unreachable, could end the connections that are to survive.
 //!
+//! Frames between containers on one bridge would not pass these routes. So the bridge hands those for the mesh's containers to
+//! this host, which routes them like all others: a container that stands still, or waits to be restored in a network that is
+//! there already, is not reached by its neighbours either.
+//!
 //! Containers on one bridge ask for each other by ARP; for one that runs elsewhere the bridge answers in its place. Those
 //! who asked before it left are told so: their connections would stall until they asked again, a minute perhaps.
 //!
@@ -16,7 +20,7 @@ use std::io;
 use std::net::Ipv4Addr;
 use std::os::fd::AsRawFd;
 use std::path::Path;
-use std::process::Output;
+use std::process::{Output, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -28,6 +32,7 @@ use rtnetlink::packet_route::route::{
 };
 use rtnetlink::{Handle, RouteMessageBuilder};
 use serde::{Deserialize, Serialize};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::process::Command;
 use tokio::sync::Mutex;
 
@@ -252,8 +257,7 @@ fn ours(route: &RouteMessage, range: Range) -> Option<(Address, Way)> {
 /// Tells everybody on the bridge that it answers for the address now: a gratuitous ARP request (RFC 5227, section 3).
 fn announce(address: Ipv4Addr) -> io::Result<()> {
     let index = nix::net::if_::if_nametoindex(BRIDGE)?;
-    let text = std::fs::read_to_string(format!("/sys/class/net/{BRIDGE}/address"))?;
-    let own = parse_mac(text.trim()).ok_or_else(|| io::Error::other(format!("{BRIDGE} has the address {text}")))?;
+    let own = own_mac()?;
     let small = |constant: i32| u16::try_from(constant).map_err(io::Error::other);
     let to = nix::libc::sockaddr_ll {
         sll_family: small(nix::libc::AF_PACKET)?,
@@ -284,9 +288,11 @@ fn arp_request(own: [u8; 6], address: Ipv4Addr) -> [u8; 28] {
     packet
 }
 
-fn parse_mac(text: &str) -> Option<[u8; 6]> {
-    let parts: Vec<u8> = text.split(':').map(|part| u8::from_str_radix(part, 16).ok()).collect::<Option<_>>()?;
-    parts.try_into().ok()
+/// The bridge's own address.
+fn own_mac() -> io::Result<[u8; 6]> {
+    let mut interfaces = nix::ifaddrs::getifaddrs()?.filter(|interface| interface.interface_name == BRIDGE);
+    let own = interfaces.find_map(|interface| interface.address?.as_link_addr()?.addr());
+    own.ok_or_else(|| io::Error::other("it has none"))
 }
 
 /// What the firewall and the kernel must let through; safe to repeat. The engine must have made its own chains before.
@@ -299,6 +305,7 @@ pub(super) async fn open_ways(range: Range) -> Result<(), Cause> {
     for interface in ["all", BRIDGE] {
         setting(&format!("net/ipv4/conf/{interface}/rp_filter"), "0")?;
     }
+    neighbours(range).await?;
     setting(&format!("net/ipv4/conf/{BRIDGE}/proxy_arp"), "1")?;
     setting(&format!("net/ipv4/neigh/{BRIDGE}/proxy_delay"), "0")?;
     let range = range.to_string();
@@ -312,6 +319,48 @@ pub(super) async fn open_ways(range: Range) -> Result<(), Cause> {
         rule(&[&outside[..], beginning, &["-j", "MASQUERADE"]].concat()).await?;
     }
     Ok(())
+}
+
+/// Frames that containers send each other go through this host.
+async fn neighbours(range: Range) -> Result<(), Cause> {
+    let own = own_mac().map_err(|error| Cause::Network(format!("find out the address of {BRIDGE}: {error}")))?;
+    // Nobody wants to be told of a shorter way.
+    for interface in ["all", BRIDGE] {
+        setting(&format!("net/ipv4/conf/{interface}/send_redirects"), "0")?;
+    }
+    let failed = |error: io::Error| Cause::Network(format!("run nft: {error}; install nftables"));
+    let mut command = Command::new("nft");
+    command.args(["-f", "-"]).stdin(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+    let mut nft = command.spawn().map_err(failed)?;
+    let run = async {
+        if let Some(mut stdin) = nft.stdin.take() {
+            stdin.write_all(frames(range, own).as_bytes()).await?;
+        }
+        let mut said = String::new();
+        if let Some(mut stderr) = nft.stderr.take() {
+            stderr.read_to_string(&mut said).await?;
+        }
+        Ok((nft.wait().await?, said))
+    };
+    let ran = tokio::time::timeout(IPTABLES_DEADLINE, run).await.map_err(|_| Cause::Deadline(IPTABLES_DEADLINE))?;
+    match ran.map_err(failed)? {
+        (status, _) if status.success() => Ok(()),
+        (_, said) => Err(Cause::Network(format!("nft: {}", said.trim()))),
+    }
+}
+
+/// In place of an earlier one: the containers' [addresses](mac) become the bridge's own.
+fn frames(range: Range, own: [u8; 6]) -> String {
+    let own = own.map(|byte| format!("{byte:02x}")).join(":");
+    let mask = u32::MAX.checked_shl(32 - u32::from(range.prefix.min(32))).unwrap_or(0);
+    let [a, b, c, d] = mask.to_be_bytes();
+    let first = mac(Address(Ipv4Addr::from_bits(range.network.to_bits() & mask)));
+    format!(
+        "table bridge {BRIDGE}\ndelete table bridge {BRIDGE}\ntable bridge {BRIDGE} {{\n\
+         chain frames {{\ntype filter hook prerouting priority dstnat; policy accept;\n\
+         ether daddr & ff:ff:{a:02x}:{b:02x}:{c:02x}:{d:02x} == {first} ether type ip \
+         meta pkttype set host ether daddr set {own}\n}}\n}}\n"
+    )
 }
 
 /// Adds a rule, `[table, -I or -A, chain, what...]`, unless it is there.
@@ -369,7 +418,7 @@ mod tests {
 
     #[test]
     fn an_announcement_asks_for_the_address_it_has() {
-        let own = parse_mac("02:42:0a:32:00:01").unwrap();
+        let own = [2, 0x42, 10, 50, 0, 1];
         let packet = arp_request(own, Ipv4Addr::new(10, 50, 0, 10));
         let expected = [
             &[0, 1, 8, 0, 6, 4, 0, 1][..],
@@ -377,7 +426,6 @@ mod tests {
             &[0, 0, 0, 0, 0, 0, 10, 50, 0, 10],
         ];
         assert_eq!(packet.as_slice(), expected.concat());
-        assert_eq!(parse_mac("02:42"), None);
     }
 
     #[tokio::test]
@@ -424,6 +472,71 @@ mod tests {
         let ran =
             std::process::Command::new("nsenter").args(run.split_whitespace()).output().expect("util-linux is there");
         assert!(ran.status.success(), "nsenter {run}: {}", String::from_utf8_lossy(&ran.stderr));
+    }
+
+    #[test]
+    fn frames_for_all_containers_of_the_range_and_no_others_are_this_hosts() {
+        let rules = frames(RANGE, [2, 0, 0, 0, 0, 1]);
+        assert!(rules.contains("ether daddr & ff:ff:ff:ff:00:00 == 02:42:0a:32:00:00 ether type ip"), "{rules}");
+        assert!(rules.contains("ether daddr set 02:00:00:00:00:01"), "{rules}");
+        let odd = Range { network: Ipv4Addr::new(10, 50, 16, 0), prefix: 20 };
+        assert!(frames(odd, [2, 0, 0, 0, 0, 1]).contains("& ff:ff:ff:ff:f0:00 == 02:42:0a:32:10:00 "));
+    }
+
+    /// Two containers on a site's bridge. As root: in network namespaces of its own.
+    #[test]
+    fn what_a_neighbour_sends_waits_while_a_container_stands_still() {
+        // This thread becomes the site.
+        std::thread::spawn(|| {
+            nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).expect("root may make a network namespace");
+            ip(&format!("link add {BRIDGE} type bridge"));
+            ip(&format!("link set {BRIDGE} address 02:00:00:00:00:01 up"));
+            ip(&format!("addr add 10.50.0.1/16 dev {BRIDGE}"));
+            let inside = |number: u8| {
+                let (namespace, sockets, binds) = Namespace::with_socket();
+                let address = Ipv4Addr::new(10, 50, 0, number);
+                ip(&format!("link add k{number} type veth peer name c{number} netns {}", namespace.thread));
+                ip(&format!("link set k{number} master {BRIDGE} up"));
+                in_namespace_of(&namespace, &format!("link set c{number} address {} up", mac(Address(address))));
+                in_namespace_of(&namespace, &format!("addr add {address}/16 dev c{number}"));
+                binds.send(SocketAddr::from((address, 7777))).expect("it listens");
+                let socket = sockets.recv().expect("bound");
+                socket.set_read_timeout(Some(Duration::from_secs(10))).expect("set");
+                (namespace, socket, binds)
+            };
+            let (_first, neighbour, _keep) = inside(2);
+            let (_second, container, _kept) = inside(3);
+            neighbour.connect("10.50.0.3:7777").expect("a route");
+            setting("net/ipv4/ip_forward", "1").expect("it is this namespace's own");
+            for interface in ["all", BRIDGE] {
+                setting(&format!("net/ipv4/conf/{interface}/rp_filter"), "0").expect("it is this namespace's own");
+            }
+            let hear = || {
+                let mut byte = [0];
+                container.recv(&mut byte).map(|_| byte[0])
+            };
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+            runtime.block_on(async {
+                let routes = Routes::open(RANGE).expect("netlink");
+                for _ in 0..2 {
+                    neighbours(RANGE).await.expect("nftables is there");
+                }
+                let address = Address(Ipv4Addr::new(10, 50, 0, 3));
+                neighbour.send(&[1]).expect("sent");
+                assert_eq!(hear().expect("it runs"), 1);
+                routes.set(address, Way::Nowhere).await.expect("held");
+                neighbour.send(&[2]).expect("sent");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                container.set_nonblocking(true).expect("set");
+                assert!(hear().is_err(), "it stands still");
+                container.set_nonblocking(false).expect("set");
+                routes.set(address, Way::Here).await.expect("released");
+                assert_eq!(hear().expect("it was held"), 2);
+                assert_eq!(neighbour.take_error().expect("asked").map(|error| error.to_string()), None);
+            });
+        })
+        .join()
+        .expect("as promised");
     }
 
     /// A client, a site between, a container on the site's bridge. As root: in network namespaces of its own.

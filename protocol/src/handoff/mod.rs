@@ -8,13 +8,15 @@
 //! H4   serves spec and image ─────────────────────────────────►   prepares
 //!                                   ready     ◄──────────────────  Ready
 //! H5   freezes, journals and sends Yield ─────────────────────►   fetches, verifies
-//! H6   keeps the frozen copy        owner     ◄──────────────────  Receipt
+//! H6   keeps the frozen copy        owner     ◄──────────────────  Receipt; restores meanwhile, and holds
 //! H7                                                              journals the resume, lets it run
+//!      serves what is still lacking ──────────────────────────►   fills
 //! H8   deletes its copy             closed    ◄──────────────────  Done
 //! ```
 //!
 //! Invariant: the target's copy runs its first instruction only after the ledger made the target the owner.
 //! Invariant: the source resumes only from a journal without `Yield`, or on a committed end of the attempt.
+//! Invariant: the source keeps its copy until the target has said that it lacks nothing.
 //! Invariant: what binds a side is a [`Promise`], and the promise is on disk before it is acted on.
 
 pub mod source;
@@ -141,8 +143,16 @@ pub enum Action {
         /// Of the manifest.
         root: Hash,
     },
-    /// Target: let it run where it stood.
+    /// Target: restore the fetched state and hold it before its first instruction, while the receipt is before the ledger.
+    Restore,
+    /// Target: let it run where it stood. Restores it first, if nothing is held.
     Resume,
+    /// Target: pull, verified, what the container still lacks that runs here already. Nothing is lacking either if it has
+    /// ended by itself meanwhile.
+    Fill {
+        /// From whom.
+        source: SiteId,
+    },
     /// Target: drop a copy that never ran.
     Discard,
     /// Source: make sure that the container runs here, from the frozen state if it was frozen.
@@ -165,18 +175,31 @@ pub enum Outcome {
         root: Hash,
         /// Its size.
         bytes: Bytes,
+        /// From stopping it until its memory was captured; zero if this host no longer knows, after a restart.
+        freeze: Millis,
+        /// From then until layer, volumes and logs were there too and the root was known; zero likewise.
+        collect: Millis,
     },
     /// [`Action::Fetch`] is complete and verified.
     Fetched {
         /// What travelled.
         bytes: Bytes,
     },
+    /// [`Action::Restore`] is complete: one step before its first instruction.
+    Restored,
     /// The container runs here.
     Resumed,
+    /// [`Action::Fill`] is complete and verified.
+    Filled {
+        /// What travelled after the switch; zero if nothing was late.
+        bytes: Bytes,
+        /// Root of the pages that came late; [`Hash::ZERO`] if none did.
+        late_root: Hash,
+    },
     /// [`Action::Discard`], [`Action::Thaw`] or [`Action::Release`] is complete.
     Settled,
-    /// The action failed. After [`Action::Freeze`] the container runs on or can be thawed; after [`Action::Resume`] the
-    /// engine has shown that the copy never ran.
+    /// The action failed. After [`Action::Freeze`] the container runs on or can be thawed; after [`Action::Restore`] and
+    /// [`Action::Resume`] the engine has shown that the copy never ran.
     Failed(Reason),
     /// [`Action::Resume`] failed and nobody can tell whether the copy ran: it must not run anywhere else.
     Unclear(Reason),

@@ -18,7 +18,7 @@ use crate::yield_::Yield;
 /// How often a `Yield` is repeated until the ledger shows that it arrived.
 const REPEAT: Millis = Millis(500);
 
-/// After what a failed thaw or release is tried again: the container stands still meanwhile.
+/// After what an action that must succeed is tried again: the container stands still, or lacks pages, meanwhile.
 const AFTER_FAILURE: Millis = Millis(2_000);
 
 /// The source of one offer, from its opening to its end.
@@ -38,9 +38,7 @@ pub struct Source {
     began: Time,
     /// When something was last said, to be said again.
     said: Time,
-    /// When the container was stopped.
-    froze: Time,
-    /// When a thaw or a release that failed is to be tried again.
+    /// When an action that must succeed, and failed, is to be tried again.
     retry: Option<Time>,
 }
 
@@ -54,12 +52,12 @@ enum Phase {
     /// H5: until all is on disk.
     Freezing,
     /// H6: `Yield` is out, the copy is kept.
-    Yielded { root: Hash, bytes: Bytes, freeze: Millis },
+    Yielded { body: Yield, bytes: Bytes },
     /// An `Abort` of ours is before the ledger.
     Aborting { copy: Standing, then: Then },
     /// Making the container run again, then the next attempt or the end.
     Thawing { over: bool },
-    /// H7: the target owns it.
+    /// H7: the target owns it, and may still lack pages.
     Handed,
     /// H8: deleting.
     Releasing,
@@ -94,7 +92,6 @@ impl Source {
             since: now,
             began: now,
             said: now,
-            froze: now,
             retry: None,
         }
     }
@@ -115,12 +112,11 @@ impl Source {
         let effects = match (open.stage, yielded) {
             (Stage::Received, _) => {
                 this.phase = Phase::Handed;
-                vec![]
+                this.serve_frozen()
             }
             (_, Some(body)) => {
-                this.phase = Phase::Yielded { root: body.root, bytes: Bytes(0), freeze: body.freeze_ms };
-                // The host serves the frozen state again; it is on disk.
-                this.target.map_or_else(Vec::new, |target| vec![this.act(Action::Freeze { target })])
+                this.phase = Phase::Yielded { body, bytes: Bytes(0) };
+                this.serve_frozen()
             }
             (Stage::Bidding, None) => vec![],
             // A freeze that was cut short, or a `Ready` that is no longer fresh: make it run, then the next in line.
@@ -195,9 +191,10 @@ impl Source {
             }
 
             // H5
-            (Phase::Freezing, Input::Outcome(Action::Freeze { .. }, Outcome::Frozen { root, bytes })) => {
-                self.yield_(now, root, bytes)
-            }
+            (
+                Phase::Freezing,
+                Input::Outcome(Action::Freeze { .. }, Outcome::Frozen { root, bytes, freeze, collect }),
+            ) => self.yield_(now, bytes, self.body(root, freeze, collect)),
             (Phase::Freezing, Input::Outcome(action @ Action::Freeze { .. }, Outcome::Failed(reason))) => {
                 // What cannot be frozen for one target cannot for the next. The engine says that it runs on: made sure of
                 // at once, as no `Yield` forbids it.
@@ -207,21 +204,19 @@ impl Source {
             }
 
             // After a restart: the frozen state is served again, or what was promised can no longer be had.
-            (Phase::Yielded { root, freeze, .. }, Input::Outcome(action @ Action::Freeze { .. }, outcome)) => {
-                match outcome {
-                    Outcome::Frozen { root: again, bytes } if again == root => {
-                        self.phase = Phase::Yielded { root, bytes, freeze };
-                        vec![]
-                    }
-                    outcome => {
-                        let reason = Reason::Failed(Text::clipped("the frozen state is not what was yielded"));
-                        let told = if let Outcome::Failed(cause) = outcome { cause } else { reason.clone() };
-                        let mut effects = vec![self.failed(action, told)];
-                        effects.extend(self.abort(now, Standing::Kept, Then::Next, reason));
-                        effects
-                    }
+            (Phase::Yielded { body, .. }, Input::Outcome(action @ Action::Freeze { .. }, outcome)) => match outcome {
+                Outcome::Frozen { root, bytes, .. } if root == body.root => {
+                    self.phase = Phase::Yielded { body, bytes };
+                    vec![]
                 }
-            }
+                outcome => {
+                    let reason = Reason::Failed(Text::clipped("the frozen state is not what was yielded"));
+                    let told = if let Outcome::Failed(cause) = outcome { cause } else { reason.clone() };
+                    let mut effects = vec![self.failed(action, told)];
+                    effects.extend(self.abort(now, Standing::Kept, Then::Next, reason));
+                    effects
+                }
+            },
 
             // H6
             (Phase::Yielded { bytes, .. }, Input::Tick)
@@ -234,9 +229,18 @@ impl Source {
             (Phase::Yielded { bytes, .. }, Input::Tick) if now.since(self.since) > self.patience_for(bytes) => {
                 self.abort(now, Standing::Kept, Then::Next, Reason::Silent)
             }
-            (Phase::Yielded { root, freeze, .. }, Input::Tick) if now.since(self.said) > REPEAT => {
+            (Phase::Yielded { body, .. }, Input::Tick) if now.since(self.said) > REPEAT => {
                 self.said = now;
-                vec![Effect::Yield { to: self.peer(), body: self.body(root, freeze) }]
+                vec![Effect::Yield { to: self.peer(), body }]
+            }
+
+            // H7: after a restart. Whoever runs it lacks what is not served.
+            (Phase::Handed, Input::Outcome(action @ Action::Freeze { .. }, Outcome::Failed(reason))) => {
+                self.try_later(now, action, reason)
+            }
+            (Phase::Handed, Input::Tick) if self.is_due(now) => {
+                self.retry = None;
+                self.serve_frozen()
             }
 
             // What was never yielded runs again before the ledger has decided; if that fails, it is tried until it does.
@@ -302,7 +306,6 @@ impl Source {
                     return self.abort(now, Standing::Runs, Then::Next, Reason::Silent);
                 }
                 self.enter(now, Phase::Freezing);
-                self.froze = now;
                 vec![
                     Effect::Journal(Promise::Freeze { offer: self.offer, container: self.container, attempt }),
                     self.tell(What::Step(Step::Freezing)),
@@ -310,7 +313,11 @@ impl Source {
                 ]
             }
 
-            // H7: it is the target's, whatever we were about to say.
+            // H7: it is the target's, whatever we were about to say. What made us say it may be that it cannot be served.
+            (Phase::Aborting { copy: Standing::Kept, .. }, Event::Received { .. }) => {
+                self.enter(now, Phase::Handed);
+                self.serve_frozen()
+            }
             (_, Event::Received { .. }) => {
                 self.enter(now, Phase::Handed);
                 vec![]
@@ -349,10 +356,13 @@ impl Source {
         vec![self.act(Action::Serve { target: self.peer() })]
     }
 
-    fn yield_(&mut self, now: Time, root: Hash, bytes: Bytes) -> Vec<Effect> {
-        let freeze = now.since(self.froze);
-        self.enter(now, Phase::Yielded { root, bytes, freeze });
-        let body = self.body(root, freeze);
+    /// Frozen it is already: the host serves it again.
+    fn serve_frozen(&self) -> Vec<Effect> {
+        self.target.map(|target| self.act(Action::Freeze { target })).into_iter().collect()
+    }
+
+    fn yield_(&mut self, now: Time, bytes: Bytes, body: Yield) -> Vec<Effect> {
+        self.enter(now, Phase::Yielded { body, bytes });
         vec![
             self.tell(What::Step(Step::Frozen)),
             Effect::Journal(Promise::Yield(body)),
@@ -396,8 +406,9 @@ impl Source {
         self.said = now;
     }
 
-    fn body(&self, root: Hash, freeze_ms: Millis) -> Yield {
-        Yield { offer: self.offer, attempt: self.attempt, target: self.peer(), epoch: self.epoch, freeze_ms, root }
+    fn body(&self, root: Hash, freeze_ms: Millis, collect_ms: Millis) -> Yield {
+        let (offer, attempt, epoch) = (self.offer, self.attempt, self.epoch);
+        Yield { offer, attempt, target: self.peer(), epoch, freeze_ms, collect_ms, root }
     }
 
     fn patience_for(&self, bytes: Bytes) -> Millis {

@@ -12,13 +12,14 @@ use crate::done::{Done, Spans};
 use crate::event::Event;
 use crate::id::{ContainerId, Hash, OfferId, SiteId};
 use crate::message::Message;
+use crate::planted::{self, Bug};
 use crate::receipt::{Ready, Receipt};
 use crate::signed::Signed;
 use crate::units::{Bytes, Epoch, Millis, Time};
 use crate::word::Word;
 use crate::yield_::Yield;
 
-/// After what a discard that failed is tried again.
+/// After what a discard or a fill that failed is tried again.
 const AFTER_FAILURE: Millis = Millis(2_000);
 
 /// The bidder on one offer, from its bid to the offer's end.
@@ -38,7 +39,8 @@ pub struct Target {
     yielded: Option<Signed<Yield>>,
     spans: Spans,
     bytes: Bytes,
-    /// When a discard that failed is to be tried again.
+    late_root: Hash,
+    /// When a discard or a fill that failed is to be tried again.
     retry: Option<Time>,
     /// Why the attempt of ours was declined, until the ledger shows it: a source that is gone ends it for nobody.
     declined: Option<Reason>,
@@ -56,11 +58,13 @@ enum Phase {
     Ready,
     /// H6: pulling the frozen state.
     Fetching,
-    /// H6: the receipt is before the ledger.
+    /// H6: the receipt is before the ledger, and the container is being restored.
     Claiming,
     /// H7: ours; being resumed.
     Resuming,
-    /// H7: runs here; `Done` is before the ledger.
+    /// H7: runs here, and may still lack pages.
+    Filling,
+    /// H8: lacks nothing; `Done` is before the ledger.
     Running,
     /// Ours by the ledger, but the copy never ran: `Abort` is before the ledger.
     Returning,
@@ -98,6 +102,7 @@ impl Target {
             yielded: None,
             spans: Spans::default(),
             bytes: Bytes(0),
+            late_root: Hash::ZERO,
             retry: None,
             declined: None,
             lapsed: false,
@@ -119,12 +124,15 @@ impl Target {
         let mut this = Self { lapsed, ..Self::bid(now, me, open, patience) };
         this.award.clone_from(&open.award);
         this.attempt = open.attempt;
-        this.yielded = promises.iter().rev().find_map(|promise| match promise {
+        let yielded = promises.iter().rev().find_map(|promise| match promise {
             Promise::Receipt { attempt, yielded } if yielded.body.offer == open.id && *attempt == open.attempt => {
                 Some(yielded.clone())
             }
             _ => None,
         });
+        if let Some(yielded) = yielded {
+            this.accept(yielded);
+        }
         let mine = this.is_winner();
         // What was journaled first binds.
         let aborted = promises.iter().any(|promise| matches!(promise, Promise::Abort { offer } if *offer == open.id));
@@ -221,8 +229,7 @@ impl Target {
             // H6: the signature was checked; the rest of it is checked here.
             (Phase::Ready, Input::Yielded(yielded)) if self.is_for_me(&yielded) => {
                 let root = yielded.body.root;
-                self.spans.freeze_ms = yielded.body.freeze_ms;
-                self.yielded = Some(yielded);
+                self.accept(yielded);
                 self.enter(now, Phase::Fetching);
                 let fetch = self.act(Action::Fetch { source: self.source, root });
                 vec![self.tell(What::Step(Step::YieldReceived)), fetch]
@@ -236,13 +243,22 @@ impl Target {
             }
             (Phase::Fetching, Input::Outcome(Action::Fetch { .. }, Outcome::Fetched { bytes })) => {
                 self.bytes = bytes;
-                self.spans.fetch_ms = now.since(self.since);
+                self.spans.send_ms = now.since(self.since);
                 let mut effects = vec![self.tell(What::Step(Step::Fetched))];
                 effects.extend(self.claim(now));
                 effects
             }
             (Phase::Fetching, Input::Outcome(action @ Action::Fetch { .. }, Outcome::Failed(reason))) => {
                 self.decline(now, action, reason)
+            }
+            (Phase::Claiming | Phase::Resuming, Input::Outcome(Action::Restore, Outcome::Restored)) => {
+                let committed = if self.phase == Phase::Resuming { self.spans.commit_ms } else { Millis(0) };
+                self.spans.restore_ms = committed.plus(now.since(self.since));
+                vec![self.tell(What::Step(Step::Restored))]
+            }
+            // The resume, which restores what is not held, decides what becomes of it.
+            (Phase::Claiming | Phase::Resuming, Input::Outcome(Action::Restore, Outcome::Failed(reason))) => {
+                vec![self.tell(What::Failed(Action::Restore, reason))]
             }
             (Phase::Claiming, Input::Tick) if now.since(self.said) > self.patience.again => {
                 self.said = now;
@@ -251,9 +267,11 @@ impl Target {
 
             // H7
             (Phase::Resuming, Input::Outcome(Action::Resume, Outcome::Resumed)) => {
-                self.spans.resume_ms = now.since(self.since);
-                self.enter(now, Phase::Running);
-                vec![self.tell(What::Step(Step::Resumed)), self.done()]
+                self.spans.switch_ms = now.since(self.since);
+                self.enter(now, Phase::Filling);
+                let mut effects = vec![self.tell(What::Step(Step::Resumed)), self.fill()];
+                effects.extend(planted::is(Bug::DoneBeforeFilled).then(|| self.done()));
+                effects
             }
             (Phase::Resuming, Input::Outcome(Action::Resume, Outcome::Failed(reason))) => {
                 let mut effects = vec![self.tell(What::Failed(Action::Resume, reason.clone()))];
@@ -264,6 +282,23 @@ impl Target {
                 self.enter(now, Phase::Stuck);
                 vec![self.tell(What::Unclear(reason))]
             }
+            (Phase::Filling, Input::Outcome(Action::Fill { .. }, Outcome::Filled { bytes, late_root })) => {
+                self.spans.fill_ms = now.since(self.since);
+                self.bytes = self.bytes.plus(bytes);
+                self.late_root = late_root;
+                self.enter(now, Phase::Running);
+                vec![self.tell(What::Step(Step::Filled)), self.done()]
+            }
+            (Phase::Filling, Input::Outcome(action @ Action::Fill { .. }, Outcome::Failed(reason))) => {
+                self.retry = Some(now.after(AFTER_FAILURE));
+                vec![self.tell(What::Failed(action, reason))]
+            }
+            (Phase::Filling, Input::Tick) if self.is_due(now) => {
+                self.retry = None;
+                vec![self.fill()]
+            }
+
+            // H8
             (Phase::Running, Input::Tick) if now.since(self.said) > self.patience.again => {
                 self.said = now;
                 vec![self.done()]
@@ -290,7 +325,7 @@ impl Target {
                 effects.extend(if over { self.close() } else { self.wait(now) });
                 effects
             }
-            (Phase::Discarding { .. }, Input::Tick) if self.retry.is_some_and(|at| at <= now) => {
+            (Phase::Discarding { .. }, Input::Tick) if self.is_due(now) => {
                 self.retry = None;
                 vec![self.act(Action::Discard)]
             }
@@ -383,11 +418,17 @@ impl Target {
         }
     }
 
+    fn accept(&mut self, yielded: Signed<Yield>) {
+        let Yield { freeze_ms, collect_ms, .. } = yielded.body;
+        self.spans = Spans { freeze_ms, collect_ms, ..self.spans };
+        self.yielded = Some(yielded);
+    }
+
     fn claim(&mut self, now: Time) -> Vec<Effect> {
         self.enter(now, Phase::Claiming);
         let promise =
             self.yielded.clone().map(|yielded| Effect::Journal(Promise::Receipt { attempt: self.attempt, yielded }));
-        promise.into_iter().chain(self.receipt()).collect()
+        promise.into_iter().chain(self.receipt()).chain([self.act(Action::Restore)]).collect()
     }
 
     fn resume(&mut self, now: Time) -> Vec<Effect> {
@@ -438,6 +479,14 @@ impl Target {
         self.said = now;
     }
 
+    fn is_due(&self, now: Time) -> bool {
+        self.retry.is_some_and(|at| at <= now)
+    }
+
+    fn fill(&self) -> Effect {
+        self.act(Action::Fill { source: self.source })
+    }
+
     fn ready(&self) -> Effect {
         Effect::Append(Message::Ready(Ready { offer: self.offer, attempt: self.attempt }))
     }
@@ -448,7 +497,7 @@ impl Target {
     }
 
     fn done(&self) -> Effect {
-        let done = Done { offer: self.offer, spans: self.spans, bytes: self.bytes, late_root: Hash::ZERO };
+        let done = Done { offer: self.offer, spans: self.spans, bytes: self.bytes, late_root: self.late_root };
         Effect::Append(Message::Done(done))
     }
 

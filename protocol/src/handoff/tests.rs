@@ -1,4 +1,4 @@
-//! The rows of the failure table for stop-and-copy: a script of inputs, with what must follow from each.
+//! The rows of the failure table: a script of inputs, with what must follow from each.
 
 use alloc::string::String;
 use alloc::vec;
@@ -23,6 +23,7 @@ const MESH: MeshId = MeshId([1; 32]);
 const OFFER: OfferId = OfferId([5; 32]);
 const CONTAINER: ContainerId = ContainerId([6; 16]);
 const ROOT: Hash = Hash([7; 32]);
+const LATE: Hash = Hash([8; 32]);
 const START: Time = Time(1_000_000);
 
 fn key(n: u8) -> SigningKey {
@@ -76,7 +77,8 @@ fn open(stage: Stage, attempt: u32) -> Open {
 }
 
 fn yield_body(attempt: u32, target: u8) -> Yield {
-    Yield { offer: OFFER, attempt, target: site(target), epoch: Epoch(4), freeze_ms: Millis(0), root: ROOT }
+    let (freeze_ms, collect_ms) = (Millis(11), Millis(12));
+    Yield { offer: OFFER, attempt, target: site(target), epoch: Epoch(4), freeze_ms, collect_ms, root: ROOT }
 }
 
 fn yielded(attempt: u32, target: u8) -> Signed<Yield> {
@@ -88,7 +90,36 @@ fn failed() -> Outcome {
 }
 
 fn frozen() -> Input {
-    Input::Outcome(Action::Freeze { target: site(FIRST) }, Outcome::Frozen { root: ROOT, bytes: Bytes(0) })
+    frozen_as(ROOT)
+}
+
+fn frozen_as(root: Hash) -> Input {
+    let (freeze, collect) = (Millis(11), Millis(12));
+    refrozen(Outcome::Frozen { root, bytes: Bytes(0), freeze, collect })
+}
+
+fn refrozen(outcome: Outcome) -> Input {
+    Input::Outcome(Action::Freeze { target: site(FIRST) }, outcome)
+}
+
+fn restored(outcome: Outcome) -> Input {
+    Input::Outcome(Action::Restore, outcome)
+}
+
+fn resumed(outcome: Outcome) -> Input {
+    Input::Outcome(Action::Resume, outcome)
+}
+
+fn filled() -> Input {
+    fill(Outcome::Filled { bytes: Bytes(4), late_root: LATE })
+}
+
+fn fill(outcome: Outcome) -> Input {
+    Input::Outcome(Action::Fill { source: site(SOURCE) }, outcome)
+}
+
+fn discarded() -> Input {
+    Input::Outcome(Action::Discard, Outcome::Settled)
 }
 
 fn thawed() -> Input {
@@ -165,7 +196,9 @@ fn short(effect: &Effect) -> Option<String> {
             Action::Prepare { .. } => "do prepare",
             Action::Freeze { .. } => "do freeze",
             Action::Fetch { .. } => "do fetch",
+            Action::Restore => "do restore",
             Action::Resume => "do resume",
+            Action::Fill { .. } => "do fill",
             Action::Discard => "do discard",
             Action::Thaw => "do thaw",
             Action::Release => "do release",
@@ -272,16 +305,31 @@ impl Side<Target> {
     }
 
     fn claiming() -> Self {
-        Self::ready()
-            .on(Input::Yielded(yielded(1, FIRST)), &["do fetch"])
-            .on(fetched(), &["journal receipt", "append receipt"])
+        Self::ready().on(Input::Yielded(yielded(1, FIRST)), &["do fetch"]).on(fetched(), CLAIM)
     }
 
     fn resuming() -> Self {
-        Self::claiming().sees(Fact::Received(FIRST), &["journal resume", "do resume"])
+        Self::claiming().sees(Fact::Received(FIRST), RESUME)
+    }
+
+    /// It runs here, and may lack pages.
+    fn filling() -> Self {
+        Self::resuming().on(resumed(Outcome::Resumed), &["do fill"])
+    }
+
+    /// What it says that it measured.
+    fn done(mut self, input: Input) -> Done {
+        let effects = self.machine.step(self.now, input, || Ok(()));
+        let done = effects.iter().find_map(|effect| match effect {
+            Effect::Append(Message::Done(done)) => Some(*done),
+            _ => None,
+        });
+        done.expect("it is done")
     }
 }
 
+const CLAIM: &[&str] = &["journal receipt", "append receipt", "do restore"];
+const RESUME: &[&str] = &["journal resume", "do resume"];
 const THAW_AND_NEXT: &[&str] = &["do thaw", "append abort next 1"];
 
 fn freeze_promise() -> Promise {
@@ -303,8 +351,11 @@ fn a_handoff_without_faults_takes_its_steps_in_order() {
         .sees(Fact::Closed, &["do release"])
         .on(Input::Outcome(Action::Release, Outcome::Settled), &["journal closed"]);
     assert!(source.machine.is_over());
-    let target = Side::<Target>::resuming()
-        .on(Input::Outcome(Action::Resume, Outcome::Resumed), &["append done"])
+    let target = Side::<Target>::claiming()
+        .on(restored(Outcome::Restored), &[])
+        .sees(Fact::Received(FIRST), RESUME)
+        .on(resumed(Outcome::Resumed), &["do fill"])
+        .on(filled(), &["append done"])
         .sees(Fact::Closed, &["journal closed"]);
     assert!(target.machine.is_over());
 }
@@ -376,7 +427,8 @@ fn source_that_aborted_keeps_its_copy_when_the_receipt_was_first() {
     Side::<Source>::yielded()
         .later(15_001)
         .on(Input::Tick, &["append abort next 1"])
-        .sees(Fact::Received(FIRST), &[])
+        .sees(Fact::Received(FIRST), &["do freeze"])
+        .on(frozen(), &[])
         .later(60_000)
         .on(Input::Tick, &[])
         .sees(Fact::Closed, &["do release"]);
@@ -398,7 +450,7 @@ fn target_resumes_nothing_before_its_receipt_is_committed() {
         .on(Input::Tick, &["append receipt"])
         .on(Input::Yielded(yielded(1, FIRST)), &[])
         .sees(Fact::Received(SECOND), &[])
-        .sees(Fact::Received(FIRST), &["journal resume", "do resume"]);
+        .sees(Fact::Received(FIRST), RESUME);
 }
 
 // "restore fails after `Receipt`": target's `Abort`, the source resumes.
@@ -427,13 +479,144 @@ fn a_restore_of_which_nobody_knows_whether_it_ran_is_never_given_back() {
     assert!(!target.machine.is_over() && target.machine.is_reserving());
 }
 
+// Restored while the receipt is before the ledger: the resume decides, whatever came of it.
+
+#[test]
+fn a_restore_that_fails_while_the_receipt_is_decided_leaves_it_to_the_resume() {
+    let told = |mut side: Side<Target>| {
+        let told = side.machine.step(side.now, restored(failed()), || Ok(()));
+        assert!(matches!(&told[..], [Effect::Tell(Notice { what: What::Failed(Action::Restore, _), .. })]), "{told:?}");
+        side
+    };
+    // Before the commit and after it.
+    told(Side::claiming()).sees(Fact::Received(FIRST), RESUME).on(resumed(Outcome::Resumed), &["do fill"]);
+    told(Side::resuming()).on(resumed(failed()), &["journal abort", "append abort end 1"]);
+    // Nothing is asked for twice while it lasts.
+    told(Side::claiming()).later(5_001).on(Input::Tick, &["append receipt"]);
+}
+
+#[test]
+fn what_was_restored_is_discarded_when_the_attempt_ends() {
+    Side::<Target>::claiming()
+        .on(restored(Outcome::Restored), &[])
+        .sees(Fact::Passed(2, SECOND), &["do discard"])
+        .on(discarded(), &[]);
+    // So is what is being restored: tasks of a container are done one after the other.
+    Side::<Target>::claiming()
+        .sees(Fact::Passed(2, SECOND), &["do discard"])
+        .on(restored(Outcome::Restored), &[])
+        .on(discarded(), &[]);
+}
+
+// Pages that follow after the switch: `Done` only when nothing is lacking, and until then the source keeps its copy.
+
+#[test]
+fn target_is_done_only_when_nothing_is_lacking() {
+    Side::<Target>::filling()
+        .later(60_000)
+        .on(Input::Tick, &[])
+        .on(fill(failed()), &[])
+        .later(1_999)
+        .on(Input::Tick, &[])
+        .later(1)
+        .on(Input::Tick, &["do fill"])
+        .on(Input::Tick, &[])
+        .on(filled(), &["append done"])
+        .later(5_001)
+        .on(Input::Tick, &["append done"])
+        .sees(Fact::Closed, &["journal closed"]);
+}
+
+#[test]
+fn target_that_is_given_up_while_it_fills_discards_its_copy() {
+    let target = Side::<Target>::filling()
+        .sees(Fact::Returned, &["do discard"])
+        .on(filled(), &[])
+        .on(discarded(), &["journal closed"]);
+    assert!(target.machine.is_over());
+}
+
+#[test]
+fn source_that_died_after_the_receipt_serves_its_frozen_copy_until_done() {
+    let promises = [freeze_promise(), Promise::Yield(yield_body(1, FIRST))];
+    Side::<Source>::recovered(Stage::Received, 1, &promises, &["do freeze"])
+        .on(refrozen(failed()), &[])
+        .later(1_999)
+        .on(Input::Tick, &[])
+        .later(1)
+        .on(Input::Tick, &["do freeze"])
+        .on(frozen(), &[])
+        .later(60_000)
+        .on(Input::Tick, &[])
+        .sees(Fact::Closed, &["do release"]);
+    Side::<Source>::recovered(Stage::Received, 1, &promises, &["do freeze"])
+        .on(refrozen(failed()), &[])
+        .sees(Fact::Returned, &["do thaw"])
+        .later(2_000)
+        .on(Input::Tick, &[])
+        .on(thawed(), &["journal closed"]);
+}
+
+#[test]
+fn source_that_could_not_serve_its_frozen_copy_tries_again_when_the_receipt_was_first() {
+    let promises = [freeze_promise(), Promise::Yield(yield_body(1, FIRST))];
+    Side::<Source>::recovered(Stage::Ready, 1, &promises, &["do freeze"])
+        .on(refrozen(failed()), &["append abort next 1"])
+        .sees(Fact::Received(FIRST), &["do freeze"])
+        .on(refrozen(failed()), &[])
+        .later(2_000)
+        .on(Input::Tick, &["do freeze"]);
+}
+
+#[test]
+fn done_tells_where_the_time_went_and_what_came_late() {
+    let told = |early: bool| {
+        let mut target = Side::<Target>::bidding(FIRST)
+            .sees(Fact::Awarded, &["do prepare"])
+            .later(100)
+            .on(prepared(Outcome::Prepared), &["append ready"])
+            .later(20)
+            .on(Input::Yielded(yielded(1, FIRST)), &["do fetch"])
+            .later(30)
+            .on(fetched(), CLAIM);
+        target = if early { target.later(5).on(restored(Outcome::Restored), &[]).later(35) } else { target.later(40) };
+        target = target.sees(Fact::Received(FIRST), RESUME);
+        target = if early { target } else { target.later(7).on(restored(Outcome::Restored), &[]) };
+        // A fill that fails is a part of the whole.
+        target
+            .later(8)
+            .on(resumed(Outcome::Resumed), &["do fill"])
+            .on(fill(failed()), &[])
+            .later(2_000)
+            .on(Input::Tick, &["do fill"])
+            .done(filled())
+    };
+    let spans = |restore_ms, switch_ms| Spans {
+        prepare_ms: Millis(100),
+        freeze_ms: Millis(11),
+        collect_ms: Millis(12),
+        send_ms: Millis(30),
+        commit_ms: Millis(40),
+        switch_ms,
+        restore_ms,
+        fill_ms: Millis(2_000),
+    };
+    let done = |spans| Done { offer: OFFER, spans, bytes: Bytes(3 + 4), late_root: LATE };
+    assert_eq!(told(true), done(spans(Millis(5), Millis(8))));
+    assert_eq!(told(false), done(spans(Millis(47), Millis(15))));
+    assert_eq!(told(true).spans.standstill(), Millis(11 + 12 + 30 + 40 + 8));
+}
+
 // "target dies or is cut off after `Receipt`": carries on from its disk, or aborts if it never resumed.
 
 #[test]
 fn target_that_died_after_its_receipt_resumes_from_disk() {
     let promises = [bid_promise(), receipt_promise()];
-    Side::<Target>::recovered(Stage::Received, 1, &promises, &["journal resume", "do resume"])
-        .on(Input::Outcome(Action::Resume, Outcome::Resumed), &["append done"]);
+    let again = || Side::<Target>::recovered(Stage::Received, 1, &promises, RESUME);
+    again().on(resumed(Outcome::Resumed), &["do fill"]).on(filled(), &["append done"]);
+    // What the source measured it still knows.
+    let done = again().on(resumed(Outcome::Resumed), &["do fill"]).done(filled());
+    assert_eq!((done.spans.freeze_ms, done.spans.collect_ms), (Millis(11), Millis(12)));
 }
 
 #[test]
@@ -445,7 +628,7 @@ fn target_that_promised_to_abort_does_not_resume_after_a_restart() {
 #[test]
 fn target_that_promised_a_receipt_goes_on_asking_for_it_after_a_restart() {
     let promises = [bid_promise(), receipt_promise()];
-    Side::<Target>::recovered(Stage::Ready, 1, &promises, &["journal receipt", "append receipt"]);
+    Side::<Target>::recovered(Stage::Ready, 1, &promises, CLAIM).sees(Fact::Received(FIRST), RESUME);
     // One of an earlier attempt is void, and what it left is dropped.
     Side::<Target>::recovered(Stage::Awarded, 2, &promises, &["do discard"])
         .on(Input::Outcome(Action::Discard, Outcome::Settled), &[]);
@@ -523,7 +706,9 @@ fn source_that_died_after_its_yield_stays_frozen() {
     let source = Side::<Source>::recovered(Stage::Ready, 1, &promises, &["do freeze"]);
     assert!(source.machine.is_frozen());
     source.on(frozen(), &[]).later(501).on(Input::Tick, &["send yield 1"]).sees(Fact::Received(FIRST), &[]);
-    Side::<Source>::recovered(Stage::Received, 1, &promises, &[]).sees(Fact::Closed, &["do release"]);
+    Side::<Source>::recovered(Stage::Received, 1, &promises, &["do freeze"])
+        .on(frozen(), &[])
+        .sees(Fact::Closed, &["do release"]);
     // A `Yield` of an earlier attempt is void.
     Side::<Source>::recovered(Stage::Awarded, 2, &promises, &["do thaw", "append abort next 2"]);
 }
@@ -531,9 +716,8 @@ fn source_that_died_after_its_yield_stays_frozen() {
 #[test]
 fn source_whose_frozen_state_is_not_what_it_yielded_aborts_and_stays_frozen() {
     let promises = [freeze_promise(), Promise::Yield(yield_body(1, FIRST))];
-    let other = Outcome::Frozen { root: Hash([8; 32]), bytes: Bytes(0) };
     let source = Side::<Source>::recovered(Stage::Ready, 1, &promises, &["do freeze"])
-        .on(Input::Outcome(Action::Freeze { target: site(FIRST) }, other), &["append abort next 1"]);
+        .on(frozen_as(LATE), &["append abort next 1"]);
     assert!(source.machine.is_frozen());
 }
 

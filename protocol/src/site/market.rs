@@ -24,11 +24,23 @@ use crate::word::Word;
 /// Longer than any record lives: an offer that was not committed by then never will be.
 pub(super) const LOST: Millis = Millis(60_000);
 
-/// What a bidder predicts: engines take about this long to stop and start a container.
-const ENGINE_MS: u64 = 1_000;
+/// What a bidder predicts for a stateless container: engines take about this long to stop one and start another.
+const RESTART_MS: u64 = 1_000;
+
+/// What a bidder predicts for a container with its state: to capture, commit and restore it, its memory apart, takes about
+/// this long.
+const STANDSTILL_MS: u64 = 80;
 
 /// What a bidder predicts: bytes per ms over a link of 1 Gbit/s.
 const LINK_BYTES_PER_MS: u64 = 110_000;
+
+/// Memory travels while the container runs; what else there is, while it stands still.
+fn predicted_downtime(offer: &Offer) -> Millis {
+    match offer.needs.criu {
+        0 => Millis(RESTART_MS),
+        _ => Millis(STANDSTILL_MS + offer.size.0.saturating_sub(offer.memory.0) / LINK_BYTES_PER_MS),
+    }
+}
 
 impl Site {
     /// *Insufficient resources.*
@@ -167,12 +179,7 @@ impl Site {
         let Some(capacity) = self.capacity(now) else { return vec![] };
         let near = self.peers.get(&open.source).is_some_and(|peer| peer.capacity.network == self.config.network);
         let load = capacity.memory.load_with(open.body.memory).max(capacity.cpu.load_with(open.body.cpu));
-        let bid = Bid {
-            offer: open.id,
-            same_network: near,
-            load,
-            downtime_ms: Millis(ENGINE_MS + open.body.size.0 / LINK_BYTES_PER_MS),
-        };
+        let bid = Bid { offer: open.id, same_network: near, load, downtime_ms: predicted_downtime(&open.body) };
         self.targets.insert(open.id, Target::bid(now, self.config.me, open, self.config.patience));
         let promise = Promise::Bid { offer: open.id, container: open.body.container };
         vec![Effect::Journal(promise), Effect::Append(Message::Bid(bid))]

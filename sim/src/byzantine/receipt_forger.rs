@@ -28,7 +28,8 @@ impl Byzantine for ReceiptForger {
         let mut deeds = Vec::new();
         for (offer, source, attempt, epoch) in open {
             let root = stray(scene.dice);
-            let body = Yield { offer, attempt, target: scene.me, epoch, root, freeze_ms: Millis(1) };
+            let body =
+                Yield { offer, attempt, target: scene.me, epoch, root, freeze_ms: Millis(1), collect_ms: Millis(0) };
             let mut yielded = Signed::sign(&scene.mesh, scene.key, body).expect("a yield is small").into_signed();
             if scene.dice.chance(7_000) {
                 yielded.author = source;

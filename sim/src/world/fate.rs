@@ -93,17 +93,17 @@ impl World {
         self.put(Millis(3), Happening::Reported(to, Box::new(report)));
     }
 
-    /// A host is lost for good, with its disk and all that ran on it: rather one that has just taken a container over. Not
-    /// more validators are lost than the mesh can bear.
+    /// A host is lost for good, with its disk and all that ran on it: rather one that has just taken a container over, or
+    /// handed one over. Not more validators are lost than the mesh can bear.
     fn lose(&mut self) {
-        let received = self.witness.state().offers().filter(|(_, auction)| {
-            auction.phase == godwit_ledger::state::Phase::Received && self.may_lose(&auction.winner())
-        });
-        let winner = received.filter_map(|(_, auction)| auction.winner()).next();
-        let at = match winner.and_then(|winner| self.place(&winner)) {
-            Some(winner) => winner,
-            None => self.dice.index(self.hosts.len()),
-        };
+        let offers = self.witness.state().offers();
+        let received = offers.filter(|(_, auction)| auction.phase == godwit_ledger::state::Phase::Received);
+        let parties: Vec<_> = received
+            .flat_map(|(_, auction)| [auction.winner(), Some(auction.source)])
+            .filter(|site| self.may_lose(site))
+            .filter_map(|site| self.place(&site?))
+            .collect();
+        let at = if parties.is_empty() { self.dice.index(self.hosts.len()) } else { *self.dice.pick(&parties) };
         if !self.may_lose(&Some(self.hosts[at].id)) {
             return;
         }

@@ -97,12 +97,13 @@ impl World {
         for index in 0..self.plan.containers {
             let at = index % self.hosts.len();
             let id = container(index);
+            let late = index % 2 == 1;
             let kind = if index % STATELESS == STATELESS - 1 { Kind::Stateless } else { Kind::Stateful };
             let octets = u16::try_from(index + 2).expect("few containers").to_be_bytes();
             let address = Address([10, 77, octets[0], octets[1]].into());
-            let mut register = register(id, kind, address, Millis(100 * index as u64));
+            let mut register = register(id, kind, late, address, Millis(100 * index as u64));
             register.clients = List::first([self.clients[index].verifying_key().into()]);
-            self.hosts[at].engine.copies.insert(id, Copy::Running { count: 0, since: FOUNDED });
+            self.hosts[at].engine.copies.insert(id, Copy::Running { count: 0, since: FOUNDED, lacks: None });
             self.put(Millis(10), Happening::Register(at, Box::new(register)));
         }
         self.put(Millis(1_000), Happening::Fate);
@@ -141,7 +142,7 @@ impl World {
         let octets = u16::try_from(0xf000 + at % 0x0f00).expect("below the end of the range").to_be_bytes();
         let address = Address([10, 77, octets[0], octets[1]].into());
         if !retire {
-            let register = register(id, Kind::Stateless, address, Millis(0));
+            let register = register(id, Kind::Stateless, false, address, Millis(0));
             return self.write(at, godwit_protocol::Message::Register(register));
         }
         self.checker.probe(id);
@@ -154,8 +155,12 @@ pub(super) fn member(host: &Host, votes: bool) -> Member {
     Member { site: host.id, role, name: Text::default(), addresses: List::default() }
 }
 
-fn register(container: ContainerId, kind: Kind, address: Address, max_delay_ms: Millis) -> Register {
-    let mode = if kind == Kind::Stateless { Mode::Restart } else { Mode::StopAndCopy };
+fn register(container: ContainerId, kind: Kind, late: bool, address: Address, max_delay_ms: Millis) -> Register {
+    let mode = match kind {
+        Kind::Stateless => Mode::Restart,
+        Kind::Stateful if late => Mode::PostCopy,
+        Kind::Stateful => Mode::StopAndCopy,
+    };
     let (cpu, memory) = (CONTAINER_CPU, CONTAINER_MEMORY);
     Register {
         container,

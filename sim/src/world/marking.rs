@@ -28,9 +28,13 @@ impl World {
                 &|promise| matches!(promise, Promise::Freeze { offer, attempt, .. } if offer == id && *attempt == auction.attempt),
             );
             let winner = auction.winner();
-            let fetched = winner.and_then(|winner| self.place(&winner)).is_some_and(|winner| {
-                matches!(self.hosts[winner].engine.copies.get(&auction.body.container), Some(Copy::Fetched { .. }))
-            });
+            let place = winner.and_then(|winner| self.place(&winner));
+            let copy = place.and_then(|winner| self.hosts[winner].engine.copies.get(&auction.body.container));
+            let fetched = matches!(copy, Some(Copy::Fetched { .. }));
+            if auction.phase == Phase::Received && copy.and_then(Copy::lacks).is_some() {
+                hit.extend((winner == Some(me)).then_some(Mark::TargetDiesDuringFill));
+                hit.extend((auction.source == me).then_some(Mark::SourceDiesDuringFill));
+            }
             let before_receipt = matches!(auction.phase, Phase::Awarded | Phase::Ready);
             match (winner == Some(me), auction.source == me) {
                 (true, _) if auction.phase == Phase::Received => hit.push(Mark::TargetDiesAfterReceipt),

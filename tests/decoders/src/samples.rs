@@ -108,6 +108,7 @@ fn all_messages() -> Vec<Message> {
         epoch: Epoch(1),
         root: Hash::of(b"manifest"),
         freeze_ms: Millis(7),
+        collect_ms: Millis(5),
     };
     let guest = Member { site: site(9), role: Role::Member, name: Text::clipped("guest"), addresses: List::default() };
     let change = |change: Change| {
@@ -218,7 +219,8 @@ fn report() -> Signed<Report> {
 pub fn words() -> Vec<Vec<u8>> {
     let (offer, attempt) = (MESH.offer, 1);
     let root = Hash::of(b"manifest");
-    let yielded = Yield { offer, attempt, target: site(1), epoch: Epoch(1), root, freeze_ms: Millis(7) };
+    let yielded =
+        Yield { offer, attempt, target: site(1), epoch: Epoch(1), root, freeze_ms: Millis(7), collect_ms: Millis(5) };
     let words = [
         Word::Yield(signed(0, yielded)),
         Word::Report(report()),

@@ -83,8 +83,15 @@ fn message(mesh: &Mesh, past: &[OfferId], Word { by, kind, pick, astray }: Word)
         19..22 => (winner, ready(id, attempt)),
         22..25 => {
             let epoch = auction.map_or(Epoch(1), |auction| auction.body.epoch);
-            let yielded =
-                Yield { offer: id, attempt, target: site(winner), epoch, freeze_ms: Millis(1), root: Hash::ZERO };
+            let yielded = Yield {
+                offer: id,
+                attempt,
+                target: site(winner),
+                epoch,
+                freeze_ms: Millis(1),
+                collect_ms: Millis(1),
+                root: Hash::ZERO,
+            };
             let Message::Receipt(receipt) = mesh.receipt_of(source, id, attempt, yielded) else { unreachable!() };
             (winner, Message::Receipt(Receipt { offer: id, ..receipt }))
         }

@@ -72,6 +72,7 @@ fn a_receipt_carries_the_sources_own_word_for_this_attempt() {
         target: site(1),
         epoch: Epoch(1),
         freeze_ms: Millis(5),
+        collect_ms: Millis(3),
         root: Hash::of(b"manifest"),
     };
     let with = |bent: Yield| mesh.receipt_of(0, id, 1, bent);
@@ -95,6 +96,7 @@ fn a_receipt_carries_the_sources_own_word_for_this_attempt() {
         (1, with(Yield { epoch: Epoch(2), ..good }), Refusal::YieldEpoch(Epoch(2))),
         (1, forged(|body| body.root.0[0] ^= 1), Refusal::YieldForged),
         (1, forged(|body| body.freeze_ms = Millis(0)), Refusal::YieldForged),
+        (1, forged(|body| body.collect_ms = Millis(0)), Refusal::YieldForged),
         (1, elsewhere, Refusal::YieldForged),
         (1, Message::Receipt(claimed), Refusal::YieldForged),
     ];

@@ -14,10 +14,10 @@ use godwit_protocol::bounded::Text;
 use godwit_protocol::container::{Image, Kind};
 use godwit_protocol::{Address, Bytes, ContainerId};
 
-use super::inspect::Container;
-use super::{DockerRuntime, LABEL_CONTAINER, LABEL_MESH, LABEL_SPEC};
+use super::{DockerRuntime, LABEL_CONTAINER, LABEL_MESH, LABEL_SPEC, enter, tree_size};
+use crate::runtime::depart::{self, Init};
 use crate::runtime::network::{self, BRIDGE};
-use crate::runtime::{Cause, Deploy, Deployed, Description, Protocol, Range, Spec, State, criu};
+use crate::runtime::{Cause, Deploy, Deployed, Description, Protocol, Range, Spec, State};
 
 /// The engine's name for the mesh's network.
 const NETWORK: &str = "godwit";
@@ -28,7 +28,10 @@ const LOG_FILES: &str = "2";
 
 /// From this version of its API on, the engine takes a MAC address for each network.
 const MAC_PER_NETWORK: (usize, usize) = (1, 44);
-/// From this version on it takes annotations, without which CRIU gets no options.
+/// The engine's name for our OCI runtime.
+pub const RUNTIME: &str = "godwit";
+
+/// From this version on it takes annotations, without which our OCI runtime does not know where the site listens.
 const ANNOTATIONS: (usize, usize) = (1, 43);
 /// From this version on it drops what others send to a container's address, unless the network says otherwise.
 const GATEWAY_MODE: (usize, usize) = (1, 48);
@@ -106,29 +109,13 @@ impl DockerRuntime {
     pub(super) async fn start_anew(&self, container: ContainerId) -> Result<(), Cause> {
         let found = self.expect(container).await?;
         if found.state != State::Running {
-            if self.criu_files(container).is_frozen() {
+            if self.is_frozen(container) {
                 return Err(Cause::Frozen);
             }
             self.docker.start_container(&found.id, None::<StartContainerOptions>).await?;
             self.runs_here(&found.spec()?).await?;
         }
         Ok(())
-    }
-
-    pub(super) async fn prepare_from(&self, container: ContainerId, dir: PathBuf) -> Result<Spec, Cause> {
-        let spec = Spec::read(&dir, container)?;
-        match self.find(container).await? {
-            None => {}
-            Some(Container { state: State::Running, .. }) => return Err(Cause::StillRunning),
-            Some(Container { state: State::Ended { code }, .. }) => return Err(Cause::AlreadyRan { code }),
-            Some(found) if found.spec().is_ok_and(|before| before == spec) => return Ok(spec),
-            Some(_) => return Err(Cause::Occupied),
-        }
-        if !self.has_image(spec.image.id).await? {
-            return Err(Cause::ImageAbsent(spec.image.id.to_string()));
-        }
-        self.create(&spec).await?;
-        Ok(spec)
     }
 
     pub(super) async fn describe_into(&self, container: ContainerId, dir: PathBuf) -> Result<Description, Cause> {
@@ -143,11 +130,15 @@ impl DockerRuntime {
             memory = self.memory_of(&found.id).await?;
             let trees: Vec<PathBuf> =
                 found.volumes.iter().map(|(_, path)| path).chain(found.upper.iter()).cloned().collect();
-            layer = super::on_thread(move || Ok(Bytes(trees.iter().map(|tree| size_of(tree)).sum()))).await?;
+            layer = super::on_thread(move || Ok(Bytes(trees.iter().map(|tree| tree_size(tree)).sum()))).await?;
         }
-        let written = spec.clone();
+        let (written, pid) = (spec.clone(), found.pid.ok_or(Cause::NotRunning)?);
         super::on_thread(move || {
             std::fs::create_dir_all(&dir).map_err(Cause::io("make", &dir))?;
+            if written.deploy.kind == Kind::Stateful {
+                let stdio = depart::stdio(Init::of(pid)?).map_err(Cause::io("look at the streams for", &dir))?;
+                enter::write_stdio(&dir, &stdio)?;
+            }
             written.write(&dir)
         })
         .await?;
@@ -155,25 +146,24 @@ impl DockerRuntime {
     }
 
     /// Creates a container; the engine's id for it.
-    async fn create(&self, spec: &Spec) -> Result<String, Cause> {
+    pub(super) async fn create(&self, spec: &Spec) -> Result<String, Cause> {
         let deploy = &spec.deploy;
         if deploy.kind == Kind::Stateful && self.api() < ANNOTATIONS {
-            return Err(Cause::Unsupported("the engine's API is older than 1.43 and passes no options to CRIU".into()));
+            return Err(Cause::Unsupported("the engine's API is older than 1.43 and takes no annotations".into()));
         }
         if !self.config.range.admits(deploy.address.0) {
             let reason = format!("not an address for containers in {}", self.config.range);
             return Err(Cause::Route { address: deploy.address, reason });
         }
         self.check_conflicts(deploy).await?;
-        let files = self.criu_files(deploy.container);
         // Names are unique on an engine, ids in the mesh.
         let name = format!("{}.{}", deploy.name, deploy.container.short());
         let options = CreateContainerOptionsBuilder::new().name(&name).build();
-        let body = self.body(spec, &files)?;
+        let body = self.body(spec, self.knows_runtime().await?)?;
         Ok(self.docker.create_container(Some(options), body).await?.id)
     }
 
-    fn body(&self, spec: &Spec, files: &criu::Files) -> Result<ContainerCreateBody, Cause> {
+    fn body(&self, spec: &Spec, knows_runtime: bool) -> Result<ContainerCreateBody, Cause> {
         let deploy = &spec.deploy;
         let labels = HashMap::from([
             (LABEL_MESH.to_owned(), self.config.mesh.to_string()),
@@ -197,6 +187,8 @@ impl DockerRuntime {
             capabilities: Some(vec![vec!["gpu".into()]]),
             ..DeviceRequest::default()
         };
+        let waits = knows_runtime && deploy.kind == Kind::Stateful && self.api() >= ANNOTATIONS;
+        let place = self.place(deploy.container).root().to_string_lossy().into_owned();
         let logs = [("max-size", LOG_SIZE), ("max-file", LOG_FILES)].map(|(key, value)| (key.into(), value.into()));
         let host_config = HostConfig {
             nano_cpus: Some(i64::from(deploy.cpu.0) * 1_000_000),
@@ -204,8 +196,8 @@ impl DockerRuntime {
             // Memory that was swapped out would be read back by every capture.
             memory_swap: i64::try_from(deploy.memory.0).ok(),
             device_requests: (deploy.gpu > 0).then(|| vec![gpus]),
-            annotations: (self.api() >= ANNOTATIONS)
-                .then(|| HashMap::from([(criu::ANNOTATION.into(), files.config.to_string_lossy().into_owned())])),
+            runtime: waits.then(|| RUNTIME.to_owned()),
+            annotations: waits.then(|| HashMap::from([(godwit_oci::ANNOTATION.to_owned(), place)])),
             log_config: Some(HostConfigLogConfig { typ: Some("json-file".into()), config: Some(logs.into()) }),
             network_mode: Some(NETWORK.into()),
             port_bindings: Some(bindings),
@@ -237,6 +229,11 @@ impl DockerRuntime {
         })
     }
 
+    /// Whether the engine was told of our OCI runtime.
+    pub(super) async fn knows_runtime(&self) -> Result<bool, Cause> {
+        Ok(self.docker.info().await?.runtimes.is_some_and(|runtimes| runtimes.contains_key(RUNTIME)))
+    }
+
     /// The engine sees a taken address or port only when it starts a container: too late for one that moves.
     async fn check_conflicts(&self, deploy: &Deploy) -> Result<(), Cause> {
         let mine = deploy.address.to_string();
@@ -263,21 +260,4 @@ impl DockerRuntime {
         }
         Ok(())
     }
-}
-
-/// What a tree takes on disk; what cannot be read counts nothing, as this is an estimate of a tree in use.
-fn size_of(root: &std::path::Path) -> u64 {
-    use std::os::unix::fs::MetadataExt;
-    let mut open = vec![root.to_owned()];
-    let mut sum = 0;
-    while let Some(folder) = open.pop() {
-        for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
-            match entry.metadata() {
-                Ok(meta) if meta.is_dir() => open.push(entry.path()),
-                Ok(meta) => sum += meta.blocks() * 512,
-                Err(_) => {}
-            }
-        }
-    }
-    sum
 }

@@ -5,19 +5,24 @@ use std::path::PathBuf;
 use bollard::models::ContainerInspectResponse;
 use bollard::query_parameters::{InspectContainerOptions, ListContainersOptionsBuilder};
 use godwit_protocol::ContainerId;
+use serde::{Deserialize, Serialize};
 
 use super::{DockerRuntime, LABEL_SPEC};
 use crate::runtime::{Cause, Spec, State};
 
 /// What we need to know of a container.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Container {
     pub id: String,
     pub state: State,
+    /// Its first process, while it runs.
+    pub pid: Option<u32>,
     /// When it was last started, in the engine's words: another start gives another text.
     pub started_at: String,
-    /// Its writable layer, while it is not mounted.
+    /// Its writable layer.
     pub upper: Option<PathBuf>,
+    /// Where its root file system is mounted, from its start to its end.
+    pub merged: Option<PathBuf>,
     /// Its volumes: where they are mounted, where they are.
     pub volumes: Vec<(String, PathBuf)>,
     spec: Option<String>,
@@ -42,8 +47,13 @@ impl Container {
         self.upper.as_ref().ok_or_else(|| Cause::Unsupported("the engine's storage driver is not overlay2".into()))
     }
 
+    pub fn merged(&self) -> Result<&PathBuf, Cause> {
+        self.merged.as_ref().ok_or_else(|| Cause::Unsupported("the engine's storage driver is not overlay2".into()))
+    }
+
     fn new(id: &str, said: ContainerInspectResponse) -> Self {
         let state = said.state.unwrap_or_default();
+        let pid = state.pid.and_then(|pid| u32::try_from(pid).ok()).filter(|pid| *pid > 0);
         let started_at = state.started_at.unwrap_or_default();
         // The engine's zero time. A failed start leaves it.
         let ran = !started_at.is_empty() && !started_at.starts_with("0001-");
@@ -52,8 +62,9 @@ impl Container {
             _ if ran => State::Ended { code: state.exit_code.unwrap_or(0) },
             _ => State::Prepared,
         };
-        let upper = said.graph_driver.filter(|driver| driver.name == "overlay2");
-        let upper = upper.and_then(|mut driver| driver.data.remove("UpperDir")).map(PathBuf::from);
+        let mut driver = said.graph_driver.filter(|driver| driver.name == "overlay2");
+        let mut folder = |name| driver.as_mut().and_then(|driver| driver.data.remove(name)).map(PathBuf::from);
+        let (upper, merged) = (folder("UpperDir"), folder("MergedDir"));
         let volume = |mount: bollard::models::MountPoint| {
             let is_volume = mount.typ.as_deref() == Some("volume");
             Some((mount.destination?, PathBuf::from(mount.source?))).filter(|_| is_volume)
@@ -63,8 +74,10 @@ impl Container {
         Self {
             id: said.id.unwrap_or_else(|| id.to_owned()),
             state,
+            pid,
             started_at,
             upper,
+            merged,
             volumes,
             spec: said.config.and_then(|config| config.labels).and_then(|mut labels| labels.remove(LABEL_SPEC)),
         }
@@ -74,6 +87,10 @@ impl Container {
 impl DockerRuntime {
     /// The engine's container with this id in the mesh, if there is one.
     pub(super) async fn find(&self, container: ContainerId) -> Result<Option<Container>, Cause> {
+        // The engine would not answer before it has started it.
+        if let Some(entering) = Container::entering(&self.place(container)) {
+            return Ok(Some(entering));
+        }
         let options = ListContainersOptionsBuilder::new().all(true).filters(&self.labels(Some(container))).build();
         let Some(id) = self.docker.list_containers(Some(options)).await?.into_iter().find_map(|summary| summary.id)
         else {
@@ -120,7 +137,7 @@ mod tests {
     #[test]
     fn paths_are_taken_where_the_engine_has_them() {
         let found = container(json!({
-            "GraphDriver": {"Name": "overlay2", "Data": {"UpperDir": "/d/overlay2/x/diff"}},
+            "GraphDriver": {"Name": "overlay2", "Data": {"UpperDir": "/d/overlay2/x/diff", "MergedDir": "/d/m"}},
             "Mounts": [
                 {"Type": "volume", "Source": "/d/volumes/b/_data", "Destination": "/b"},
                 {"Type": "bind", "Source": "/etc", "Destination": "/etc"},
@@ -128,6 +145,7 @@ mod tests {
             ],
         }));
         assert_eq!(found.upper().unwrap(), &PathBuf::from("/d/overlay2/x/diff"));
+        assert_eq!(found.merged().unwrap(), &PathBuf::from("/d/m"));
         assert_eq!(found.volumes.iter().map(|(at, _)| at.as_str()).collect::<Vec<_>>(), ["/a", "/b"]);
         let other = container(json!({"GraphDriver": {"Name": "btrfs", "Data": {}}}));
         assert!(matches!(other.upper(), Err(Cause::Unsupported(_))));

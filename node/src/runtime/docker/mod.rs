@@ -3,20 +3,25 @@
 //! Containers are known by labels: [`LABEL_MESH`], [`LABEL_CONTAINER`], and [`LABEL_SPEC`], which holds all that a container
 //! was created from. The engine's own database is thus the only place where it says what runs here.
 //!
-//! Some of what moves has no API: the writable layer and the logs of a stopped container are read and written in the
-//! engine's data directory, and `POST /containers/{id}/start` takes a checkpoint only from there. So godwit must see that
-//! directory under the engine's own path, as root.
+//! Some of what moves has no API: the writable layer and the logs of a container are read and written in the engine's data
+//! directory, and `POST /containers/{id}/start` takes a checkpoint only from there. So godwit must see that directory under
+//! the engine's own path, as root. Processes are captured without the engine, and restored by our OCI runtime, which the
+//! engine must know.
 
-mod checkpoint;
 mod create;
+mod enter;
+mod frozen;
 mod image;
 mod inspect;
+mod leave;
 mod usage;
 
 use std::collections::HashMap;
+use std::fs::{self, File};
 use std::future::Future;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use bollard::query_parameters::{
@@ -27,10 +32,15 @@ use futures::future::BoxFuture;
 use futures::{StreamExt, TryStreamExt};
 use godwit_protocol::{Address, Bytes, ContainerId, ImageId, MeshId};
 
+pub use self::create::RUNTIME;
+use self::enter::Entrance;
+use self::inspect::Container;
+use self::leave::Ahead;
 use super::network::{Range, Routes, Way};
+use super::place::Place;
 use super::{
-    Answer, Cause, Check, Deploy, Deployed, Description, Error, Found, Frozen, LogLine, LogStream, Logs, Resumed,
-    Runtime, Spec, State, Usage, criu, doctor,
+    Answer, Cause, Check, Deploy, Deployed, Description, Error, Filled, Found, Frozen, LogLine, LogStream, Logs,
+    Resumed, Runtime, Spec, State, Usage, doctor,
 };
 
 /// The mesh that a container belongs to.
@@ -56,8 +66,10 @@ const GRACE_S: i32 = 10;
 pub struct Config {
     /// The engine's socket.
     pub socket: PathBuf,
-    /// A folder for CRIU's options and logs, without white space in its path.
+    /// A folder on disk for what must be known after a restart of the machine.
     pub state: PathBuf,
+    /// A folder in memory for what moves, with a short path: there are sockets in it.
+    pub run: PathBuf,
     /// The CRIU program.
     pub criu: PathBuf,
     /// Which mesh's containers these are.
@@ -67,15 +79,24 @@ pub struct Config {
 }
 
 /// The backend.
-#[derive(Debug)]
 pub struct DockerRuntime {
     docker: Docker,
     config: Config,
     routes: Routes,
     /// The engine's data directory.
     root: PathBuf,
+    /// Containers that wait in our OCI runtime.
+    entrances: Mutex<HashMap<ContainerId, Arc<Entrance>>>,
+    /// Containers whose memory is sent ahead, or was.
+    departures: Mutex<HashMap<ContainerId, Ahead>>,
     /// Processor time of each container at the last question.
     before: Mutex<HashMap<ContainerId, (Instant, Duration)>>,
+}
+
+impl std::fmt::Debug for DockerRuntime {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("DockerRuntime").field("config", &self.config).finish_non_exhaustive()
+    }
 }
 
 impl DockerRuntime {
@@ -92,13 +113,11 @@ impl DockerRuntime {
                 .negotiate_version()
                 .await
                 .map_err(unreachable)?;
-            if !criu::readable(&config.state) {
-                return Err(Cause::Unsupported(format!("CRIU reads no path with spaces: {}", config.state.display())));
-            }
-            std::fs::create_dir_all(&config.state).map_err(Cause::io("make", &config.state))?;
+            fs::create_dir_all(&config.state).map_err(Cause::io("make", &config.state))?;
             let root = docker.info().await?.docker_root_dir.unwrap_or_else(|| "/var/lib/docker".into()).into();
             let routes = Routes::open(config.range)?;
-            let runtime = Self { docker, config, routes, root, before: Mutex::default() };
+            let (entrances, departures, before) = (Mutex::default(), Mutex::default(), Mutex::default());
+            let runtime = Self { docker, config, routes, root, entrances, departures, before };
             runtime.ensure_network().await?;
             Ok(runtime)
         })
@@ -113,8 +132,43 @@ impl DockerRuntime {
         within("list routes", None, QUICK, self.routes.all()).await
     }
 
-    fn criu_files(&self, container: ContainerId) -> criu::Files {
-        criu::Files::of(&self.config.state, container)
+    fn place(&self, container: ContainerId) -> Place {
+        Place::of(&self.config.run, container)
+    }
+
+    fn entrances(&self) -> MutexGuard<'_, HashMap<ContainerId, Arc<Entrance>>> {
+        self.entrances.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn departures(&self) -> MutexGuard<'_, HashMap<ContainerId, Ahead>> {
+        self.departures.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Says on disk that a container may run elsewhere.
+    fn frozen_flag(&self, container: ContainerId) -> PathBuf {
+        self.config.state.join("frozen").join(container.to_string())
+    }
+
+    /// Whether a container was frozen and has not run here since.
+    fn is_frozen(&self, container: ContainerId) -> bool {
+        self.frozen_flag(container).exists()
+    }
+
+    fn set_frozen(&self, container: ContainerId, frozen: bool) -> Result<(), Cause> {
+        let flag = self.frozen_flag(container);
+        let folder = flag.parent().unwrap_or(&self.config.state);
+        let set = || match frozen {
+            true => {
+                fs::create_dir_all(folder)?;
+                File::create(&flag)?.sync_all()?;
+                File::open(folder)?.sync_all()
+            }
+            false => match fs::remove_file(&flag) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
+                _ => Ok(()),
+            },
+        };
+        set().map_err(Cause::io("mark", &flag))
     }
 
     fn labels(&self, container: Option<ContainerId>) -> HashMap<String, Vec<String>> {
@@ -128,7 +182,13 @@ impl DockerRuntime {
         let mut found = Vec::new();
         for summary in self.docker.list_containers(Some(options)).await? {
             let Some(id) = summary.id else { continue };
-            match self.inspect_id(&id).await {
+            let container = summary.labels.as_ref().and_then(|labels| labels.get(LABEL_CONTAINER)?.parse().ok());
+            let entering = container.and_then(|container| Container::entering(&self.place(container)));
+            let inspected = match entering {
+                Some(entering) => Ok(entering),
+                None => self.inspect_id(&id).await,
+            };
+            match inspected {
                 Ok(container) => match container.spec() {
                     Ok(spec) => found.push(Found { engine_id: id, spec, state: container.state }),
                     Err(error) => tracing::warn!(engine_id = id, %error, "docker.foreign_label"),
@@ -141,9 +201,10 @@ impl DockerRuntime {
     }
 
     async fn stop_found(&self, container: ContainerId) -> Result<(), Cause> {
-        let Some(found) = self.find(container).await? else {
-            return Err(Cause::Absent);
-        };
+        let found = self.expect(container).await?;
+        if self.is_frozen(container) {
+            return Err(Cause::Frozen);
+        }
         if found.state == State::Running {
             let options = StopContainerOptionsBuilder::new().t(GRACE_S).build();
             self.docker.stop_container(&found.id, Some(options)).await?;
@@ -160,14 +221,11 @@ impl DockerRuntime {
                 Err(error) => return Err(error),
             }
         }
-        self.criu_files(container).remove();
-        Ok(())
+        self.set_frozen(container, false)
     }
 
     async fn log_stream(&self, container: ContainerId, logs: Logs) -> Result<LogStream, Cause> {
-        let Some(found) = self.find(container).await? else {
-            return Err(Cause::Absent);
-        };
+        let found = self.expect(container).await?;
         let tail = logs.tail.map_or_else(|| "all".to_owned(), |lines| lines.to_string());
         let options = LogsOptionsBuilder::new().stdout(true).stderr(true).follow(logs.follow).tail(&tail).build();
         let lines = self.docker.logs(&found.id, Some(options)).map_ok(|output| {
@@ -194,6 +252,23 @@ async fn within<T>(
 /// Files are read and written on threads of their own.
 async fn on_thread<T: Send + 'static>(work: impl FnOnce() -> Result<T, Cause> + Send + 'static) -> Result<T, Cause> {
     tokio::task::spawn_blocking(work).await?
+}
+
+/// What a tree takes on disk; what cannot be read counts nothing, as this is an estimate of a tree in use.
+fn tree_size(root: &Path) -> u64 {
+    use std::os::unix::fs::MetadataExt;
+    let mut open = vec![root.to_owned()];
+    let mut sum = 0;
+    while let Some(folder) = open.pop() {
+        for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+            match entry.metadata() {
+                Ok(meta) if meta.is_dir() => open.push(entry.path()),
+                Ok(meta) => sum += meta.blocks() * 512,
+                Err(_) => {}
+            }
+        }
+    }
+    sum
 }
 
 fn free_bytes(path: &Path) -> Result<u64, Cause> {
@@ -227,6 +302,9 @@ impl Runtime for DockerRuntime {
     fn remove(&self, container: ContainerId) -> Answer<'_, ()> {
         let remove = async move {
             let spec = self.find(container).await?.and_then(|found| found.spec().ok());
+            if self.is_frozen(container) {
+                return Err(Cause::Frozen);
+            }
             self.remove_found(container).await?;
             match spec {
                 // Its address is free for another.
@@ -269,8 +347,28 @@ impl Runtime for DockerRuntime {
         Box::pin(within("freeze", Some(container), MOVE, self.freeze_into(container, dir)))
     }
 
-    fn resume(&self, container: ContainerId, dir: PathBuf) -> Answer<'_, Resumed> {
-        Box::pin(within("resume", Some(container), MOVE, self.resume_from(container, dir)))
+    fn ahead(&self, container: ContainerId) -> Answer<'_, UnixStream> {
+        Box::pin(within("send the memory of", Some(container), QUICK, self.ahead_of(container)))
+    }
+
+    fn receive(&self, container: ContainerId, source: PathBuf) -> Answer<'_, ()> {
+        Box::pin(within("receive the memory of", Some(container), TRANSFER, self.receive_from(container, source)))
+    }
+
+    fn pages(&self, container: ContainerId) -> Answer<'_, UnixStream> {
+        Box::pin(within("serve the memory of", Some(container), QUICK, self.pages_of(container)))
+    }
+
+    fn restore(&self, container: ContainerId, dir: PathBuf, pages: PathBuf) -> Answer<'_, ()> {
+        Box::pin(within("restore", Some(container), MOVE, self.restore_from(container, dir, pages)))
+    }
+
+    fn resume(&self, container: ContainerId, dir: PathBuf, pages: PathBuf) -> Answer<'_, Resumed> {
+        Box::pin(within("resume", Some(container), MOVE, self.resume_from(container, dir, pages)))
+    }
+
+    fn fill(&self, container: ContainerId, dir: PathBuf, pages: PathBuf) -> Answer<'_, Filled> {
+        Box::pin(within("fill", Some(container), TRANSFER, self.fill_from(container, dir, pages)))
     }
 
     fn thaw(&self, container: ContainerId, dir: PathBuf) -> Answer<'_, Resumed> {
@@ -278,24 +376,11 @@ impl Runtime for DockerRuntime {
     }
 
     fn discard(&self, container: ContainerId) -> Answer<'_, ()> {
-        let discard = async move {
-            match self.find(container).await?.map(|found| found.state) {
-                Some(State::Running) => Err(Cause::StillRunning),
-                Some(State::Ended { code }) => Err(Cause::AlreadyRan { code }),
-                _ => self.remove_found(container).await,
-            }
-        };
-        Box::pin(within("discard", Some(container), SLOW, discard))
+        Box::pin(within("discard", Some(container), SLOW, self.discard_entered(container)))
     }
 
     fn release(&self, container: ContainerId) -> Answer<'_, ()> {
-        let release = async move {
-            match self.find(container).await?.map(|found| found.state) {
-                Some(State::Running) => Err(Cause::StillRunning),
-                _ => self.remove_found(container).await,
-            }
-        };
-        Box::pin(within("release", Some(container), SLOW, release))
+        Box::pin(within("release", Some(container), SLOW, self.release_ended(container)))
     }
 
     fn route(&self, address: Address, way: Way) -> Answer<'_, ()> {

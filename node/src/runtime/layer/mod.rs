@@ -22,8 +22,10 @@ pub use unpack::{clear, unpack};
 /// What a tree is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Form {
-    /// The upper directory of an overlay, while the overlay is not mounted.
+    /// The upper directory of an overlay that nobody writes to: packed as it is; unpacked while it is not mounted.
     Overlay,
+    /// An overlay as it is mounted, to unpack into: what is seen there already stays known to the kernel.
+    Mounted,
     /// An ordinary tree, such as a volume's.
     Plain,
 }
@@ -246,6 +248,79 @@ mod tests {
         assert_eq!(get("trusted.overlay.impure"), None);
         assert_eq!(fs::symlink_metadata(arrived.join("gone")).unwrap().rdev(), 0);
         assert_eq!(fs::symlink_metadata(arrived.join("null")).unwrap().rdev(), makedev(1, 3));
+    }
+
+    /// Mounted until dropped.
+    struct Overlay {
+        folder: tempfile::TempDir,
+    }
+
+    impl Overlay {
+        fn over(lower: &Path) -> Self {
+            let folder = tempfile::tempdir().unwrap();
+            let part = |name: &str| folder.path().join(name);
+            for name in ["upper", "work", "merged"] {
+                fs::create_dir(part(name)).unwrap();
+            }
+            let parts = [lower.to_owned(), part("upper"), part("work")].map(|part| part.display().to_string());
+            let options = format!("lowerdir={},upperdir={},workdir={}", parts[0], parts[1], parts[2]);
+            let kind = Some("overlay");
+            nix::mount::mount(kind, &part("merged"), kind, nix::mount::MsFlags::empty(), Some(options.as_str()))
+                .unwrap();
+            Self { folder }
+        }
+
+        fn part(&self, name: &str) -> PathBuf {
+            self.folder.path().join(name)
+        }
+    }
+
+    impl Drop for Overlay {
+        fn drop(&mut self) {
+            nix::mount::umount2(&self.part("merged"), nix::mount::MntFlags::MNT_DETACH).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_mounted_overlay_shows_what_the_one_showed_that_the_layer_is_from() {
+        if !is_root() {
+            return; // mounts
+        }
+        let lower = tempfile::tempdir().unwrap();
+        for folder in ["kept", "emptied", "replaced", "deep/deeper", "becomes-file"] {
+            fs::create_dir_all(lower.path().join(folder)).unwrap();
+            fs::write(lower.path().join(folder).join("below"), folder).unwrap();
+        }
+        for file in ["changed", "gone", "becomes-folder"] {
+            fs::write(lower.path().join(file), "below").unwrap();
+        }
+        let (source, target) = (Overlay::over(lower.path()), Overlay::over(lower.path()));
+        // The kernel knows them before the layer comes, and some are in use.
+        let _in_use = File::open(target.part("merged/deep")).unwrap();
+        look(&target.part("merged"));
+
+        let merged = source.part("merged");
+        let at = |name: &str| merged.join(name);
+        fs::write(at("changed"), "above").unwrap();
+        fs::write(at("new"), "above").unwrap();
+        fs::hard_link(at("new"), at("kept/link")).unwrap();
+        fs::write(at("deep/deeper/new"), "above").unwrap();
+        fs::remove_file(at("gone")).unwrap();
+        fs::remove_file(at("emptied/below")).unwrap();
+        fs::remove_dir_all(at("replaced")).unwrap();
+        fs::create_dir(at("replaced")).unwrap();
+        fs::write(at("replaced/new"), "above").unwrap();
+        fs::remove_dir_all(at("becomes-file")).unwrap();
+        fs::write(at("becomes-file"), "above").unwrap();
+        fs::remove_file(at("becomes-folder")).unwrap();
+        fs::create_dir(at("becomes-folder")).unwrap();
+
+        let mut archive = Vec::new();
+        pack(&source.part("upper"), &mut archive, Form::Overlay).unwrap();
+        for _ in 0..2 {
+            unpack(archive.as_slice(), &target.part("merged"), Form::Mounted).unwrap();
+            assert_eq!(look(&target.part("merged")), look(&merged));
+        }
     }
 
     #[test]

@@ -70,10 +70,10 @@ impl Unpacker<'_> {
         let path = relative(&stated)?;
         self.check_parents(&path)?;
         let full = self.root.join(&path);
-        if self.form == Form::Overlay
+        if self.form != Form::Plain
             && let Some(marked) = path.file_name().and_then(|name| name.as_bytes().strip_prefix(WHITEOUT.as_bytes()))
         {
-            return whiteout(&full, OsStr::from_bytes(marked));
+            return whiteout(&full, OsStr::from_bytes(marked), self.form);
         }
         self.room = self.room.checked_sub(entry.size()).ok_or_else(|| LayerError::TooLarge(stated.clone()))?;
         let attributes = attributes(entry, &stated)?;
@@ -103,6 +103,8 @@ impl Unpacker<'_> {
         if full == self.root {
             return Err(malformed(stated, "the root is a directory"));
         }
+        // A mounted overlay shows what the layers below have in its place.
+        let replace = if self.form == Form::Mounted { remove } else { replace };
         replace(full).map_err(LayerError::io("replace", full))?;
         let made = match kind {
             EntryType::Directory => fs::create_dir(full),
@@ -123,6 +125,7 @@ impl Unpacker<'_> {
         let target = entry.link_name_bytes().ok_or_else(|| malformed(stated, "a link without a target"))?;
         let target = relative(Path::new(OsStr::from_bytes(&target)))?;
         self.check_parents(&target)?;
+        let replace = if self.form == Form::Mounted { remove } else { replace };
         replace(full).map_err(LayerError::io("replace", full))?;
         fs::hard_link(self.root.join(target), full).map_err(LayerError::io("link", full))
     }
@@ -163,15 +166,21 @@ fn relative(stated: &Path) -> Result<PathBuf, LayerError> {
     Ok(path)
 }
 
-fn whiteout(full: &Path, marked: &OsStr) -> Result<(), LayerError> {
+fn whiteout(full: &Path, marked: &OsStr, form: Form) -> Result<(), LayerError> {
     let folder = full.parent().unwrap_or(full);
     if full.file_name() == Some(OsStr::new(OPAQUE)) {
+        if form == Form::Mounted {
+            return clear(folder);
+        }
         return xattr::set(folder, "trusted.overlay.opaque", b"y").map_err(LayerError::io("mark", folder));
     }
     if marked.is_empty() || marked == "." || marked == ".." || marked.as_bytes().starts_with(WHITEOUT.as_bytes()) {
         return Err(malformed(full, "a mark for no name"));
     }
     let path = folder.join(marked);
+    if form == Form::Mounted {
+        return remove(&path).map_err(LayerError::io("remove", &path));
+    }
     replace(&path).and_then(|()| node(&path, SFlag::S_IFCHR, 0)).map_err(LayerError::io("make", &path))
 }
 
@@ -207,7 +216,7 @@ fn set_attributes(full: &Path, kind: EntryType, attributes: &Attributes, form: F
         fs::set_permissions(full, Permissions::from_mode(attributes.mode & 0o7777))?;
     }
     for (name, value) in &attributes.xattrs {
-        if form == Form::Overlay && is_overlays(name) {
+        if form != Form::Plain && is_overlays(name) {
             continue;
         }
         xattr::set(full, name, value)?;
