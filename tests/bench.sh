@@ -4,7 +4,7 @@
 #
 #   tests/bench.sh [handoff|ledger] [--quick] [--no-lab] [--json FILE]
 #
-# handoff: downtime, stall, total time and bytes for 1, 64 and 256 MB, one, two and four containers at once
+# handoff: downtime, stall, total time and bytes for 1 to 1024 MB, idle and writing, one, two and four containers at once
 # ledger:  records per second and time to commit with 4, 7 and 16 validators, from an offer to its award, catching up,
 #          audit, memory and disk; in the lab from an operator's wish to the award. By the release build: a cold one takes
 #          a quarter of an hour, the measuring some five minutes

@@ -42,7 +42,7 @@ pub fn containers(site: &Site, state: &str) -> Result<Vec<String>> {
 }
 
 /// Each prints what must not be there.
-const LEFTOVERS: [(&str, &str); 4] = [
+const LEFTOVERS: [(&str, &str); 6] = [
     ("stopped tasks", "ps -eo stat=,pid=,comm= | grep '^[Tt]' || true"),
     (
         "frozen cgroups",
@@ -50,7 +50,9 @@ const LEFTOVERS: [(&str, &str); 4] = [
          find /sys/fs/cgroup -name cgroup.freeze -exec grep -l 1 {} + 2>/dev/null || true",
     ),
     ("checkpoints", "find /var/lib/docker/containers -mindepth 3 -path '*/checkpoints/*' 2>/dev/null | head -n 5"),
-    ("mounts of godwit", "awk '$2 ~ \"^/var/lib/godwit/\" { print $2 }' /proc/mounts"),
+    ("mounts of godwit", "awk '$2 ~ \"^/(var/lib|run)/godwit/\" { print $2 }' /proc/mounts"),
+    ("holders and guards", "ps -eo args= | grep -E '^/proc/self/exe (hold-dump|guard-pages)' || true"),
+    ("folders of handoffs", "find /run/godwit/containers /run/godwit/handoffs -mindepth 1 2>/dev/null | head -n 5"),
 ];
 
 const ROOTS: &str = "awk '$3 == \"overlay\" && $2 ~ \"^/var/lib/docker/overlay2/\"' /proc/mounts | wc -l";

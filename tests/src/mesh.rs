@@ -26,6 +26,8 @@ pub struct Load {
     pub name: &'static str,
     /// What it holds, in MiB.
     pub memory_mb: u64,
+    /// What it writes of that each second, in MiB.
+    pub dirty_mb_s: u64,
     /// More options of `godwit deploy`.
     pub options: Vec<String>,
 }
@@ -34,7 +36,7 @@ impl Load {
     /// A workload that holds this much memory.
     #[must_use]
     pub fn new(name: &'static str, memory_mb: u64) -> Self {
-        Self { name, memory_mb, options: Vec::new() }
+        Self { name, memory_mb, dirty_mb_s: 0, options: Vec::new() }
     }
 
     /// With another option of `godwit deploy`.
@@ -149,7 +151,8 @@ impl Mesh {
         let limit = format!("{}m", load.memory_mb + 32);
         let mut arguments = vec!["deploy", IMAGE, "--name", load.name, "--cpus", "0.2", "--memory", &limit];
         arguments.extend(load.options.iter().map(String::as_str));
-        arguments.extend(["--", "--memory-mb", &memory]);
+        let dirty = load.dirty_mb_s.to_string();
+        arguments.extend(["--", "--memory-mb", &memory, "--dirty-mb-per-s", &dirty]);
         node.say(&arguments).with_context(|| self.explain())?;
         let container = self.until("the deployed container is in the ledger", LONG, |_| node.container(load.name))?;
         let workload = Workload::at(gateway.site(), &container.address)?;

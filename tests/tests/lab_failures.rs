@@ -66,14 +66,13 @@ fn a_target_whose_disk_is_full_passes_the_container_on() -> Result<()> {
     let (_, workload) = mesh.deploy(source, gateway, &Load::new("heavy", 64))?;
     let before = workload.remember()?;
 
-    // Where checkpoints arrive there is room for a quarter of one.
-    full.site().shell(
-        "mkdir -p /var/lib/godwit/handoffs && mount -t tmpfs -o size=16m,mode=700 full /var/lib/godwit/handoffs",
-    )?;
+    // Where the frozen state arrives there is room for a part of it.
+    full.site()
+        .shell("mkdir -p /run/godwit/handoffs && mount -t tmpfs -o size=48k,mode=700 full /run/godwit/handoffs")?;
     let offer = mesh.migrate(source, "heavy", Some("s2")).context("prefer the full site")?;
     ensure!(offer.state == "done" && offer.winner_name.as_deref() != Some("s2"), "{offer:?}\n{}", mesh.explain());
     workload.check(&before)?;
-    full.site().shell("umount /var/lib/godwit/handoffs")?;
+    full.site().shell("umount /run/godwit/handoffs")?;
     mesh.one_copy("heavy")?;
     workload.check(&before)
 }

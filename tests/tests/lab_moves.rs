@@ -130,6 +130,9 @@ fn an_operator_moves_a_container_back_and_forth_and_a_preference_weighs() -> Res
         ensure!(offer.state == "done" && offer.winner_name.as_deref() == Some(to), "{offer:?}\n{}", mesh.explain());
         ensure!(mesh.one_copy("nomad")?.owner_name == to, "it is not at {to}");
         workload.check(&before)?;
+        // It has said that once, at its first site; what is logged goes with it.
+        let logged = mesh.named(to)?.site().shell("docker logs $(docker ps -q) 2>&1")?;
+        ensure!(logged.matches("instance").count() == 1, "{logged}");
     }
     probe.finish()?.is_whole()
 }

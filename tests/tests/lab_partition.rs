@@ -24,10 +24,14 @@ fn check(moment: Moment) -> Result<()> {
         .with("receipt_timeout_ms", 4000)
         .with("yield_timeout_ms", 8000)
         .with("again_ms", 1000);
-    // A thin link and much to carry: the target is cut off while it pulls.
+    // A thin link and a large writable layer: the target is cut off while it pulls the frozen state.
     let mesh = Mesh::in_lab(4, &["--rate", "200mbit"], &settings)?;
-    let (_, workload) = mesh.deploy(mesh.node(1), mesh.node(4), &Load::new("islander", 128))?;
+    let (_, workload) = mesh.deploy(mesh.node(1), mesh.node(4), &Load::new("islander", 16))?;
     workload.acknowledge(1)?;
+    mesh.node(1).site().shell(
+        "root=$(docker inspect -f '{{.GraphDriver.Data.MergedDir}}' $(docker ps -q))
+         dd if=/dev/urandom of=$root/ballast bs=1M count=96 status=none",
+    )?;
     let before = workload.remember()?;
 
     let offer = cut_off_the_target_at(&mesh, moment)?;

@@ -89,6 +89,12 @@ settings_save() {
 install_binary() {
   [ -n "$1" ] || return 0
   [ -f "$1" ] && [ -x "$1" ] || die "godwit binary '$1': no such executable file"
-  cp -- "$1" "$RUN/bin/.godwit.new"
-  mv -f -- "$RUN/bin/.godwit.new" "$RUN/bin/godwit"
+  local beside
+  beside=$(dirname -- "$1")/godwit-runtime
+  # The engines' OCI runtime is built beside it; a running binary cannot be written to.
+  for program in "$1:godwit" "$beside:godwit-runtime"; do
+    [ -e "${program%:*}" ] || continue
+    cp -- "${program%:*}" "$RUN/bin/.${program##*:}.new"
+    mv -f -- "$RUN/bin/.${program##*:}.new" "$RUN/bin/${program##*:}"
+  done
 }

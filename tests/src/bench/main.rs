@@ -19,6 +19,9 @@ use godwit_tests::genesis::Settings;
 
 use report::Report;
 
+/// Of another method, which takes seconds.
+const PEER_RUNS: usize = 5;
+
 const USAGE: &str = "tests/bench.sh [handoff|ledger] [--quick] [--no-lab] [--json FILE]";
 
 /// What to measure.
@@ -58,8 +61,8 @@ fn in_lab(plan: &Plan, report: &mut Report) -> Result<()> {
         for cell in handoff::plan(plan.quick) {
             report.handoff.push(handoff::measure(&mesh, &cell)?);
         }
-        for mb in handoff::sizes(plan.quick) {
-            report.peers.push(peers::measure(&mesh, *mb, handoff::RUNS)?);
+        for mb in handoff::peers_sizes(plan.quick) {
+            report.peers.push(peers::measure(&mesh, *mb, PEER_RUNS)?);
         }
     }
     Ok(())

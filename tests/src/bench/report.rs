@@ -1,5 +1,6 @@
 //! The figures, as JSON for machines and as tables for people. Keys are added, never renamed.
 
+use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use serde::Serialize;
@@ -37,6 +38,8 @@ pub struct Handoff {
     pub total_ms: Figures,
     /// Of one container, the median.
     pub bytes: u64,
+    /// The standstill's parts as the mesh measured them, medians.
+    pub spans_ms: BTreeMap<String, f64>,
 }
 
 /// Another way to do it, on the same workload.
@@ -52,6 +55,13 @@ pub struct Peer {
 pub struct Idle {
     pub rss_mb: f64,
     pub cpu_percent: f64,
+}
+
+/// In the order in which they follow each other.
+fn spans(of: &BTreeMap<String, f64>) -> String {
+    let named = ["freeze", "collect", "send", "commit", "switch"].iter();
+    let texts = named.filter_map(|name| Some(format!("{name} {}", ms(*of.get(*name)?))));
+    texts.collect::<Vec<_>>().join(", ")
 }
 
 /// Median, 99th percentile (with fewer than a hundred: the largest) and count.
@@ -126,16 +136,18 @@ impl Report {
         if !self.handoff.is_empty() {
             let _ = writeln!(
                 text,
-                "\n| handoff | MB | at once | downtime, ms | stall, ms | total, ms | bytes | n |\n| --- | --- | --- | --- | --- | --- | --- | --- |"
+                "\n| handoff | MB | writing, MB/s | at once | downtime, ms | stall, ms | total, ms | bytes | of the downtime, ms | n |\n\
+                 | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |"
             );
         }
         for cell in &self.handoff {
             let _ = writeln!(
                 text,
-                "| {} {} | {} | {} | {} ({}) | {} ({}) | {} ({}) | {} | {} |",
+                "| {} {} | {} | {} | {} | {} ({}) | {} ({}) | {} ({}) | {} | {} | {} |",
                 cell.backend,
                 cell.mode,
                 cell.mb,
+                cell.dirty_mb_s,
                 cell.at_once,
                 ms(cell.downtime_ms.p50),
                 ms(cell.downtime_ms.p99),
@@ -144,6 +156,7 @@ impl Report {
                 ms(cell.total_ms.p50),
                 ms(cell.total_ms.p99),
                 cell.bytes,
+                spans(&cell.spans_ms),
                 cell.downtime_ms.n
             );
         }
