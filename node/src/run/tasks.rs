@@ -289,9 +289,7 @@ impl Context {
         let ahead = self.places.socket(offer, Which::Ahead);
         let bridge = pages::Bridge::open(&self.net, offer, source, Which::Ahead, &ahead);
         let bridge = bridge.map_err(|source| Failure::Io { what: "listen at", path: ahead.clone(), source })?;
-        let end = self.ends().entry(offer).or_default().clone();
-        let received = end.run_until_cancelled(self.runtime.receive(container, ahead)).await.ok_or(Failure::Ended)?;
-        if let Err(error) = received {
+        if let Err(error) = self.unless_ended(offer, self.runtime.receive(container, ahead)).await? {
             info!(offer = %offer.short(), error = chain(&error), "memory does not come ahead");
         }
         // What has come through it goes on.
@@ -382,9 +380,8 @@ impl Context {
     // H7, until nothing is lacking
     async fn fill(&self, offer: OfferId, container: ContainerId, source: SiteId) -> Result<Outcome, Failure> {
         self.bridge(offer, source)?;
-        let end = self.ends().entry(offer).or_default().clone();
         let fill = self.runtime.fill(container, self.memory(offer), self.socket(offer));
-        let filled = end.run_until_cancelled(fill).await.ok_or(Failure::Ended)??;
+        let filled = self.unless_ended(offer, fill).await??;
         lock(&self.bridges).remove(&offer);
         Ok(Outcome::Filled { bytes: filled.bytes, late_root: Hash::ZERO })
     }
@@ -402,7 +399,7 @@ impl Context {
         self.leaving.remove(offer);
         self.server.withdraw(&PartKey { offer, part: Part::Checkpoint });
         let dir = self.memory(offer);
-        match self.runtime.thaw(container, dir.clone()).await {
+        match self.runtime.thaw(container).await {
             Ok(_) => {}
             Err(error) if matches!(error.cause, Cause::AlreadyRan { .. }) => {}
             Err(error) => return Err(error.into()),
@@ -476,10 +473,14 @@ impl Context {
         for folder in [&self.places.disk, &self.places.memory] {
             make(&folder.join(offer.to_string())).await?;
         }
-        let end = self.ends().entry(offer).or_default().clone();
         let advance = |progress| drop(self.advances.send(Advance { offer, part, progress }));
-        let pulled = end.run_until_cancelled(pull.run(advance)).await.ok_or(Failure::Ended)?;
-        Ok(pulled?.transferred)
+        Ok(self.unless_ended(offer, pull.run(advance)).await??.transferred)
+    }
+
+    /// What comes of work, unless the handoff is to be discarded before it is done.
+    async fn unless_ended<T>(&self, offer: OfferId, work: impl Future<Output = T>) -> Result<T, Failure> {
+        let end = self.ends().entry(offer).or_default().clone();
+        end.run_until_cancelled(work).await.ok_or(Failure::Ended)
     }
 
     /// Asks for the image, again and again.

@@ -205,8 +205,7 @@ impl Arrival {
             }
         }
         let ended = self.service().take().map(Service::wait);
-        let failed = |error: pages::ServiceError| Cause::Pages(crate::api::fault::chain(&error), Some(error));
-        ended.transpose().map_err(failed).map(Option::unwrap_or_default)
+        Ok(ended.transpose()?.unwrap_or_default())
     }
 
     /// Ends what was prepared or restored.
@@ -297,16 +296,14 @@ impl Arrival {
             stale: STALE,
             silence: SILENCE,
         };
-        let failed = |error: pages::ServiceError| Cause::Pages(crate::api::fault::chain(&error), Some(error));
-        *service = Some(Service::start(options).map_err(failed)?);
+        *service = Some(Service::start(options)?);
         Ok(())
     }
 
     /// The container dies rather than read a zero.
     fn protect(&self, pid: u32) -> Result<(), Cause> {
         let root = godwit_checkpoint::criu::Tree::of(pid).and_then(|tree| tree.root())?;
-        let failed = |error: pages::ServiceError| Cause::Pages(crate::api::fault::chain(&error), Some(error));
-        self.service().as_ref().map_or(Ok(()), |service| service.protect(root)).map_err(failed)
+        Ok(self.service().as_ref().map_or(Ok(()), |service| service.protect(root))?)
     }
 
     fn link(&self) -> MutexGuard<'_, Option<(Link, Said)>> {

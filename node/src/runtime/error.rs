@@ -116,6 +116,12 @@ impl Cause {
     }
 }
 
+impl From<godwit_checkpoint::pages::ServiceError> for Cause {
+    fn from(error: godwit_checkpoint::pages::ServiceError) -> Self {
+        Self::Pages(crate::api::fault::chain(&error), Some(error))
+    }
+}
+
 impl From<bollard::errors::Error> for Cause {
     fn from(error: bollard::errors::Error) -> Self {
         match error {

@@ -80,7 +80,7 @@ impl Runtime for Late {
         restore(container: ContainerId, dir: PathBuf, pages: PathBuf) -> ();
         resume(container: ContainerId, dir: PathBuf, pages: PathBuf) -> Resumed;
         fill(container: ContainerId, dir: PathBuf, pages: PathBuf) -> Filled;
-        thaw(container: ContainerId, dir: PathBuf) -> Resumed;
+        thaw(container: ContainerId) -> Resumed;
         discard(container: ContainerId) -> ();
         release(container: ContainerId) -> ();
     }

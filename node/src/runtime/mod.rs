@@ -127,7 +127,7 @@ pub trait Runtime: Send + Sync + std::fmt::Debug {
 
     /// At the source, after an abort: lets the container go on from where it was frozen. Nothing to do if it runs; refused
     /// by [`Cause::AlreadyRan`] if it ran since it was frozen and ended.
-    fn thaw(&self, container: ContainerId, dir: PathBuf) -> Answer<'_, Resumed>;
+    fn thaw(&self, container: ContainerId) -> Answer<'_, Resumed>;
 
     /// At the target, after an abort: removes the prepared container. Refused if it has ever run.
     fn discard(&self, container: ContainerId) -> Answer<'_, ()>;
@@ -231,8 +231,6 @@ pub struct Frozen {
     pub stop_ms: Millis,
     /// Until layer, volumes and logs were in the folder.
     pub copy_ms: Millis,
-    /// All that freezing put into the folder.
-    pub bytes: Bytes,
 }
 
 /// Memory of a container that runs here, and lacks none any more.

@@ -29,7 +29,7 @@ use tokio::task::JoinHandle;
 use super::frozen::{self, IMAGES, Mark};
 use super::inspect::Container;
 use super::leave::millis;
-use super::{DockerRuntime, Spec, on_thread};
+use super::{DockerRuntime, Spec, on_thread, write_json};
 use crate::runtime::arrive::{Arrival, News};
 use crate::runtime::place::Place;
 use crate::runtime::{Cause, Filled, Resumed, State};
@@ -79,9 +79,7 @@ impl Container {
     }
 
     fn enters(&self, place: &Place) -> Result<(), Cause> {
-        let path = place.root().join(Self::ENTERING);
-        let json = serde_json::to_vec(self).map_err(|e| Cause::io("write", &path)(e.into()))?;
-        fs::write(&path, json).map_err(Cause::io("write", &path))
+        write_json(&place.root().join(Self::ENTERING), self)
     }
 
     /// The engine answers again.
@@ -92,26 +90,24 @@ impl Container {
 
 /// Writes what a target must know of the streams of a container that runs here.
 pub(super) fn write_stdio(dir: &Path, stdio: &[String; 3]) -> Result<(), Cause> {
-    let path = dir.join(STDIO);
-    let json = serde_json::to_vec(stdio).map_err(|e| Cause::io("write", &path)(e.into()))?;
-    fs::write(&path, json).map_err(Cause::io("write", &path))
+    write_json(&dir.join(STDIO), stdio)
 }
 
 impl DockerRuntime {
     pub(super) async fn prepare_from(&self, container: ContainerId, dir: PathBuf) -> Result<Spec, Cause> {
         let spec = Spec::read(&dir, container)?;
-        match self.find(container).await? {
-            None => {}
+        let is_new = match self.find(container).await? {
+            None => true,
             Some(Container { state: State::Running, .. }) => return Err(Cause::StillRunning),
             Some(Container { state: State::Ended { code }, .. }) => return Err(Cause::AlreadyRan { code }),
-            Some(found) if found.spec().is_ok_and(|before| before == spec) => {}
+            Some(found) if found.spec().is_ok_and(|before| before == spec) => false,
             Some(_) => return Err(Cause::Occupied),
-        }
+        };
         if spec.deploy.kind == Kind::Stateful && !self.knows_runtime().await? {
             let why = "this engine was not told of godwit's OCI runtime: godwit doctor --fix registers it";
             return Err(Cause::Unsupported(why.into()));
         }
-        if self.find(container).await?.is_none() {
+        if is_new {
             if !self.has_image(spec.image.id).await? {
                 return Err(Cause::ImageAbsent(spec.image.id.to_string()));
             }

@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 
 use godwit_checkpoint::pages::{MemoryStore, Store};
 use godwit_checkpoint::precopy;
-use godwit_protocol::{Bytes, ContainerId};
+use godwit_protocol::ContainerId;
 use serde::{Deserialize, Serialize};
 
 use super::inspect::Container;
@@ -97,14 +97,13 @@ pub(super) fn keep_ahead(dir: &Path, received: Option<precopy::Receiver>) -> Box
     }
 }
 
-/// Everything but memory into the folder: its size. The container stands.
-pub(super) fn collect(container: &Container, log: &Path, dir: &Path) -> Result<Bytes, Cause> {
+/// Everything but memory into the folder. The container stands.
+pub(super) fn collect(container: &Container, log: &Path, dir: &Path) -> Result<(), Cause> {
     pack(container.upper()?, &dir.join(LAYER), Form::Overlay)?;
     for (index, (_, volume)) in container.volumes.iter().enumerate() {
         pack(volume, &dir.join(volume_file(index)), Form::Plain)?;
     }
-    take_logs(log, &dir.join(LOGS))?;
-    size_of(dir)
+    take_logs(log, &dir.join(LOGS))
 }
 
 /// The folder's layer, volumes and logs into a prepared container, whose output goes to `output`.
@@ -180,31 +179,13 @@ fn older(log: &Path) -> PathBuf {
     name.into()
 }
 
-/// Of all files below a folder.
-fn size_of(dir: &Path) -> Result<Bytes, Cause> {
-    let mut open = vec![dir.to_owned()];
-    let mut sum = 0_u64;
-    while let Some(folder) = open.pop() {
-        for entry in fs::read_dir(&folder).map_err(Cause::io("list", &folder))? {
-            let entry = entry.map_err(Cause::io("list", &folder))?;
-            let meta = entry.metadata().map_err(Cause::io("measure", &folder))?;
-            if meta.is_dir() {
-                open.push(entry.path());
-            } else {
-                sum = sum.saturating_add(meta.len());
-            }
-        }
-    }
-    Ok(Bytes(sum))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use godwit_protocol::Millis;
 
     fn mark() -> Mark {
-        let frozen = Frozen { stop_ms: Millis(1), copy_ms: Millis(2), bytes: Bytes(3) };
+        let frozen = Frozen { stop_ms: Millis(1), copy_ms: Millis(2) };
         Mark { container: ContainerId([1; 16]), volumes: vec!["/data".into()], stdio: None, frozen }
     }
 

@@ -13,13 +13,13 @@ use godwit_checkpoint::criu::Dump;
 use godwit_checkpoint::{precopy, unread};
 use godwit_oci::external::Seen;
 use godwit_protocol::container::Kind;
-use godwit_protocol::{Address, Bytes, ContainerId, Millis};
+use godwit_protocol::{Address, ContainerId, Millis};
 use oci_spec::runtime::Spec as Bundle;
 use serde::{Deserialize, Serialize};
 
 use super::frozen::{self, IMAGES, Mark};
 use super::inspect::Container;
-use super::{DockerRuntime, GRACE_S, free_bytes, on_thread, tree_size};
+use super::{DockerRuntime, GRACE_S, free_bytes, on_thread, tree_size, write_json};
 use crate::api::fault::chain;
 use crate::runtime::depart::{self, Departure, Init};
 use crate::runtime::place::Place;
@@ -65,9 +65,7 @@ impl Leaving {
     }
 
     fn write(&self, place: &Place) -> Result<(), Cause> {
-        let path = place.root().join(Self::FILE);
-        let json = serde_json::to_vec(self).map_err(|e| Cause::io("write", &path)(e.into()))?;
-        fs::write(&path, json).map_err(Cause::io("write", &path))
+        write_json(&place.root().join(Self::FILE), self)
     }
 }
 
@@ -91,7 +89,7 @@ impl DockerRuntime {
         self.hold(spec.deploy.address).await?;
         let options = StopContainerOptionsBuilder::new().t(GRACE_S).build();
         self.docker.stop_container(&found.id, Some(options)).await?;
-        let frozen = Frozen { stop_ms: millis(started), copy_ms: Millis(0), bytes: Bytes(0) };
+        let frozen = Frozen { stop_ms: millis(started), copy_ms: Millis(0) };
         on_thread(move || {
             frozen::begin(&dir)?;
             Mark { container, volumes: Vec::new(), stdio: None, frozen }.write(&dir)
@@ -145,8 +143,8 @@ impl DockerRuntime {
                 on_thread(move || {
                     let began = Instant::now();
                     drain(init, &log);
-                    let bytes = frozen::collect(&found, &log, &folder)?;
-                    let frozen = Frozen { stop_ms, copy_ms: millis(began), bytes };
+                    frozen::collect(&found, &log, &folder)?;
+                    let frozen = Frozen { stop_ms, copy_ms: millis(began) };
                     let volumes = found.volumes.iter().map(|(at, _)| at.clone()).collect();
                     Mark { container, volumes, stdio: Some(stdio), frozen }.write(&folder)?;
                     Ok(frozen)
@@ -159,7 +157,7 @@ impl DockerRuntime {
             Ok(frozen) => Ok(frozen),
             Err(cause) => {
                 tracing::warn!(%container, %cause, "docker.freeze_undone");
-                match self.thaw_from(container, dir).await {
+                match self.thaw_from(container).await {
                     Ok(_) => Err(cause),
                     Err(lost) => Err(Cause::StateLost { reason: format!("{cause}; and then: {lost}") }),
                 }
@@ -190,7 +188,7 @@ impl DockerRuntime {
         .await
     }
 
-    pub(super) async fn thaw_from(&self, container: ContainerId, _dir: PathBuf) -> Result<Resumed, Cause> {
+    pub(super) async fn thaw_from(&self, container: ContainerId) -> Result<Resumed, Cause> {
         self.forget_ahead(container).await?;
         let found = self.expect(container).await?;
         let spec = found.spec()?;

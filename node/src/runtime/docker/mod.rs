@@ -271,6 +271,12 @@ fn tree_size(root: &Path) -> u64 {
     sum
 }
 
+/// As JSON, for a later life of this process or another site.
+fn write_json(path: &Path, value: &impl serde::Serialize) -> Result<(), Cause> {
+    let written = serde_json::to_vec(value).map_err(std::io::Error::from).and_then(|json| fs::write(path, json));
+    written.map_err(Cause::io("write", path))
+}
+
 fn free_bytes(path: &Path) -> Result<u64, Cause> {
     let stat = nix::sys::statvfs::statvfs(path).map_err(|e| Cause::io("measure", path)(e.into()))?;
     Ok(stat.blocks_available().saturating_mul(stat.fragment_size()))
@@ -371,8 +377,8 @@ impl Runtime for DockerRuntime {
         Box::pin(within("fill", Some(container), TRANSFER, self.fill_from(container, dir, pages)))
     }
 
-    fn thaw(&self, container: ContainerId, dir: PathBuf) -> Answer<'_, Resumed> {
-        Box::pin(within("thaw", Some(container), MOVE, self.thaw_from(container, dir)))
+    fn thaw(&self, container: ContainerId) -> Answer<'_, Resumed> {
+        Box::pin(within("thaw", Some(container), MOVE, self.thaw_from(container)))
     }
 
     fn discard(&self, container: ContainerId) -> Answer<'_, ()> {
